@@ -1,0 +1,284 @@
+"""What a user's app declares: capabilities and their handlers. No sockets, no processes.
+
+`AnyServe` collects declarations; the worker runtime reads them and runs the
+handlers. The decorators return what they decorate, so handlers stay plain
+functions and classes that can be called and tested directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from anyserve.capability import Capability
+from anyserve.handlers import Handler, tensor_handler
+
+if TYPE_CHECKING:
+    from anyserve.tensors import TensorSpec
+
+__all__ = ["AnyServe", "Declaration", "Group", "Worker"]
+
+DEFAULT_MAX_CONCURRENCY = 10
+MAX_CONCURRENCY = 1024
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+WorkerClass = TypeVar("WorkerClass", bound="type[Worker]")
+
+
+class Worker:
+    """Base of long-lived handlers: one instance per worker process.
+
+    Override what you need; each may be `async def`. `handle(request[, context[, stream]])`
+    takes the same forms as a handler function.
+    """
+
+    handle: Callable[..., Any]
+
+    def on_start(self) -> Any:
+        """Runs before the worker registers: load the model here. An exception ends the process."""
+
+    def on_cleanup(self) -> Any:
+        """Runs once when the worker stops, whatever the reason, after the last exchange has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One capability of an app, as a worker registers it."""
+
+    capability: Capability
+    model_name: str
+    model_version: str
+    handler: Handler
+    max_concurrency: int = DEFAULT_MAX_CONCURRENCY
+    priority: int = 0
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    platform: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Two declarations of one app must not share it."""
+        return (self.model_name, self.model_version, self.capability.encoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What one worker process serves: all functions of an app together, or one worker class."""
+
+    name: str
+    declarations: tuple[Declaration, ...]
+    worker: type[Worker] | None = None
+    gpus: int = 0
+
+
+class AnyServe:
+    """An app: a set of capabilities and the handlers that serve them.
+
+    Example:
+        app = AnyServe()
+
+        @app.capability(type="echo")
+        def echo(request: ModelInferRequest) -> ModelInferResponse: ...
+    """
+
+    def __init__(self) -> None:
+        self._functions: list[Declaration] = []
+        self._classes: list[Group] = []
+
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of handlers that run in a process of their own each."""
+        functions = (Group("functions", tuple(self._functions)),) if self._functions else ()
+        return (*functions, *self._classes)
+
+    def capability(
+        self,
+        *,
+        stream: bool = False,
+        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+        priority: int = 0,
+        inputs: Sequence[TensorSpec] = (),
+        outputs: Sequence[TensorSpec] = (),
+        platform: str = "",
+        **capability: str,
+    ) -> Callable[[Function], Function]:
+        """Declares a function as the handler of a capability.
+
+        The model name is the value of `model`, or else of `type`; the model version
+        is the value of `version`.
+
+        Args:
+            stream: the handler takes `(request, context, stream)` and sends any number
+                of replies. Generators stream by themselves.
+            max_concurrency: exchanges at once in each worker process, 1 to 1024.
+            priority: among equal matches, higher first.
+            inputs: declared inputs, for ModelMetadata.
+            outputs: declared outputs, for ModelMetadata.
+            platform: free text for ModelMetadata.
+            **capability: the capability's key = value pairs.
+
+        Raises:
+            ValueError: the capability is malformed, empty or declared already.
+            TypeError: the handler's parameters do not fit.
+        """
+        options = _options(max_concurrency, priority, inputs, outputs, platform)
+
+        def decorate(function: Function) -> Function:
+            self._add(_declaration(capability, Handler.of(function, stream=stream), options))
+            return function
+
+        return decorate
+
+    def model(
+        self, name: str, version: str = "", *, stream: bool = False, **options: Any
+    ) -> Callable[[Function], Function]:
+        """Declares a function as the handler of a model name and version.
+
+        Its capability is `{type: name}`, and `{model: version}` if that is given, as for
+        a worker that registers by name alone.
+
+        Args:
+            name: the model's name.
+            version: the model's version.
+            stream: as in `capability`.
+            **options: `max_concurrency`, `priority`, `inputs`, `outputs`, `platform`.
+
+        Raises:
+            ValueError: the name is malformed or declared already.
+            TypeError: the handler's parameters do not fit, or an option is unknown.
+        """
+        checked = _options(**options)
+        capability = {"type": name, "model": version} if version else {"type": name}
+
+        def decorate(function: Function) -> Function:
+            declaration = _declaration(capability, Handler.of(function, stream=stream), checked)
+            self._add(replace(declaration, model_name=name, model_version=version))
+            return function
+
+        return decorate
+
+    def tensors(
+        self,
+        *,
+        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+        priority: int = 0,
+        inputs: Sequence[TensorSpec] = (),
+        outputs: Sequence[TensorSpec] = (),
+        platform: str = "",
+        **capability: str,
+    ) -> Callable[[Function], Function]:
+        """Declares a function from named numpy arrays to named numpy arrays.
+
+        The function's parameters name the inputs (`context` gets the `Context`); it
+        returns a mapping of outputs, or one array if one output is declared. Declared
+        inputs and outputs are checked: name, datatype, shape.
+
+        Args:
+            max_concurrency: as in `capability`.
+            priority: as in `capability`.
+            inputs: declared inputs; checked against each request.
+            outputs: declared outputs; checked against each reply.
+            platform: free text for ModelMetadata.
+            **capability: the capability's key = value pairs.
+
+        Raises:
+            ValueError: the capability is malformed, empty or declared already.
+            TypeError: the function's parameters do not fit the declared inputs.
+        """
+        options = _options(max_concurrency, priority, inputs, outputs, platform)
+
+        def decorate(function: Function) -> Function:
+            handler = tensor_handler(function, tuple(inputs), tuple(outputs))
+            self._add(_declaration(capability, handler, options))
+            return function
+
+        return decorate
+
+    def worker(
+        self,
+        *,
+        capabilities: Sequence[Mapping[str, str]],
+        gpus: int = 0,
+        stream: bool = False,
+        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+        priority: int = 0,
+        inputs: Sequence[TensorSpec] = (),
+        outputs: Sequence[TensorSpec] = (),
+        platform: str = "",
+    ) -> Callable[[WorkerClass], WorkerClass]:
+        """Declares a `Worker` class that runs in processes of its own.
+
+        Args:
+            capabilities: what its `handle` serves.
+            gpus: how many GPUs each process uses.
+            stream: as in `capability`.
+            max_concurrency: as in `capability`.
+            priority: as in `capability`.
+            inputs: as in `capability`.
+            outputs: as in `capability`.
+            platform: as in `capability`.
+
+        Raises:
+            ValueError: a capability is malformed, empty or declared already.
+            TypeError: not a `Worker` class, or its `handle` does not fit.
+        """
+        options = _options(max_concurrency, priority, inputs, outputs, platform)
+        if not capabilities:
+            raise ValueError("a worker needs at least one capability: @app.worker(capabilities=[{...}])")
+        if not isinstance(gpus, int) or gpus < 0:
+            raise ValueError(f"gpus must be 0 or more, got {gpus!r}")
+
+        def decorate(class_: WorkerClass) -> WorkerClass:
+            if not (isinstance(class_, type) and issubclass(class_, Worker)):
+                raise TypeError(f"@app.worker decorates subclasses of anyserve.Worker, got {class_!r}")
+            if not callable(getattr(class_, "handle", None)):
+                raise TypeError(f"{class_.__name__} needs a method handle(self, request[, context[, stream]])")
+            handler = Handler.of_method(class_.handle, stream=stream)
+            declarations = tuple(_declaration(c, handler, options) for c in capabilities)
+            self._check_new(declarations)
+            self._classes.append(Group(class_.__name__, declarations, class_, gpus))
+            return class_
+
+        return decorate
+
+    def _add(self, declaration: Declaration) -> None:
+        self._check_new((declaration,))
+        self._functions.append(declaration)
+
+    def _check_new(self, declarations: Sequence[Declaration]) -> None:
+        taken = {d.key for group in self.groups() for d in group.declarations}
+        for declaration in declarations:
+            if declaration.key in taken:
+                raise ValueError(f"capability {declaration.capability} is declared twice in this app")
+            taken.add(declaration.key)
+
+
+def _options(
+    max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+    priority: int = 0,
+    inputs: Sequence[TensorSpec] = (),
+    outputs: Sequence[TensorSpec] = (),
+    platform: str = "",
+) -> dict[str, Any]:
+    if not isinstance(max_concurrency, int) or not 1 <= max_concurrency <= MAX_CONCURRENCY:
+        raise ValueError(f"max_concurrency must be 1 to {MAX_CONCURRENCY}, got {max_concurrency!r}")
+    return {
+        "max_concurrency": max_concurrency,
+        "priority": priority,
+        "inputs": tuple(inputs),
+        "outputs": tuple(outputs),
+        "platform": platform,
+    }
+
+
+def _declaration(items: Mapping[str, str], handler: Handler, options: Mapping[str, Any]) -> Declaration:
+    if not items:
+        raise ValueError('a capability needs at least one key: @app.capability(type="echo")')
+    capability = Capability(items)
+    return Declaration(
+        capability=capability,
+        model_name=capability.get("model", capability.get("type", "")),
+        model_version=capability.get("version", ""),
+        handler=handler,
+        **options,
+    )

@@ -1,0 +1,214 @@
+"""Users' handlers, of whatever form, in one shape. Pure of I/O: who runs them where is not decided here.
+
+A handler may be a function, a generator, `async def` or an async generator; it takes
+`(request)`, `(request, context)` or `(request, context, stream)`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anyserve import tensors
+from anyserve.errors import Code, InferenceError
+from anyserve.messages import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+
+if TYPE_CHECKING:
+    from anyserve.tensors import TensorSpec
+
+__all__ = ["Handler", "Reply", "as_response", "as_stream_response", "tensor_handler"]
+
+Reply = ModelInferResponse | ModelStreamInferResponse | Mapping[str, np.ndarray]
+"""What a handler may return (but for ModelStreamInferResponse), send or yield."""
+
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A handler and how to call it."""
+
+    function: Callable[..., Any]
+    parameters: int
+    """How many of (request, context, stream) it takes."""
+    stream: bool
+    """Its replies are streamed."""
+    asynchronous: bool
+    """It runs on the event loop; else in a thread."""
+    generator: bool
+    """It yields its replies."""
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], *, stream: bool) -> Handler:
+        """Reads a function's form.
+
+        Raises:
+            TypeError: its parameters do not fit; the message says what would.
+        """
+        return cls._of(function, inspect.signature(function), stream)
+
+    @classmethod
+    def of_method(cls, function: Callable[..., Any], *, stream: bool) -> Handler:
+        """Reads the form of a method that is not bound yet.
+
+        Raises:
+            TypeError: its parameters do not fit; the message says what would.
+        """
+        signature = inspect.signature(function)
+        if not signature.parameters:
+            raise TypeError(f"{function.__qualname__} is a method: its first parameter is self")
+        parameters = list(signature.parameters.values())[1:]
+        return cls._of(function, signature.replace(parameters=parameters), stream)
+
+    @classmethod
+    def _of(cls, function: Callable[..., Any], signature: inspect.Signature, stream: bool) -> Handler:
+        name = getattr(function, "__qualname__", repr(function))
+        generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        takes_stream = stream and not generator
+        count = _positional(name, signature, most=3 if takes_stream else 2)
+        if takes_stream and count != 3:
+            raise TypeError(f"{name} has stream=True: it must take (request, context, stream), or be a generator")
+        return cls(
+            function=function,
+            parameters=count,
+            stream=stream or generator,
+            asynchronous=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
+            generator=generator,
+        )
+
+    def bound_to(self, instance: object) -> Handler:
+        """The same handler with its function bound to an instance of its class."""
+        bound = self.function.__get__(instance)
+        return Handler(bound, self.parameters, self.stream, self.asynchronous, self.generator)
+
+    def call(self, request: ModelInferRequest, context: Any, stream: Any = None) -> Any:
+        """Calls it with as many arguments as it takes."""
+        return self.function(*(request, context, stream)[: self.parameters])
+
+
+def _positional(name: str, signature: inspect.Signature, most: int) -> int:
+    """How many of (request, context, stream) to pass; parameters with defaults beyond those keep them."""
+    parameters = signature.parameters.values()
+    count = sum(p.kind in POSITIONAL for p in parameters)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind in (*POSITIONAL, p.KEYWORD_ONLY)]
+    keyword_only = [p.name for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
+    if count == 0 or len(needed) > most or keyword_only:
+        form = "(request, context, stream)" if most == 3 else "(request[, context])"
+        hint = "; to send several replies, declare it with stream=True" if most == 2 and len(needed) == 3 else ""
+        raise TypeError(f"{name}{signature}: a handler takes {form}{hint}")
+    return min(count, most)
+
+
+def as_response(reply: Any) -> ModelInferResponse:
+    """What a unary handler returned, as a message.
+
+    Raises:
+        TypeError: it is neither a ModelInferResponse nor a mapping of arrays.
+    """
+    if isinstance(reply, ModelInferResponse):
+        return reply
+    if isinstance(reply, Mapping):
+        response = ModelInferResponse()
+        tensors.encode(response, reply)
+        return response
+    raise TypeError(f"a handler returns a ModelInferResponse or a mapping of arrays, got {type(reply).__name__}")
+
+
+def as_stream_response(reply: Any) -> ModelStreamInferResponse:
+    """What a streaming handler sent or yielded, as a message.
+
+    Raises:
+        TypeError: it is none of the messages of a reply and no mapping of arrays.
+    """
+    if isinstance(reply, ModelStreamInferResponse):
+        return reply
+    if not isinstance(reply, ModelInferResponse | Mapping):
+        raise TypeError(
+            "a streamed reply is a ModelStreamInferResponse, a ModelInferResponse or a mapping of arrays, "
+            f"got {type(reply).__name__}"
+        )
+    return ModelStreamInferResponse(infer_response=as_response(reply))
+
+
+def tensor_handler(
+    function: Callable[..., Any], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> Handler:
+    """A handler from a function that takes and returns named arrays.
+
+    Raises:
+        TypeError: the function's parameters do not fit the declared inputs.
+    """
+    form = _TensorFunction(function, inputs, outputs)
+    if inspect.iscoroutinefunction(function):
+
+        async def handle_async(request: ModelInferRequest, context: Any) -> ModelInferResponse:
+            return form.response(await function(**form.arguments(request, context)))
+
+        return Handler.of(handle_async, stream=False)
+
+    def handle(request: ModelInferRequest, context: Any) -> ModelInferResponse:
+        return form.response(function(**form.arguments(request, context)))
+
+    return Handler.of(handle, stream=False)
+
+
+class _TensorFunction:
+    def __init__(
+        self, function: Callable[..., Any], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    ) -> None:
+        name = getattr(function, "__qualname__", repr(function))
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{name} is a generator: declare it with @app.capability, and yield mappings of arrays")
+        parameters = inspect.signature(function).parameters
+        self._context = "context" in parameters
+        self._rest = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        named = {n: p for n, p in parameters.items() if n != "context" and p.kind not in (p.VAR_KEYWORD,)}
+        if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in named.values()):
+            raise TypeError(f"{name}: inputs are passed by name, so its parameters must take them by name")
+        self._names = frozenset(named)
+        self._required = frozenset(n for n, p in named.items() if p.default is p.empty)
+        self._inputs = {spec.name: spec for spec in inputs}
+        self._outputs = {spec.name: spec for spec in outputs}
+        if inputs and not self._rest and self._names != self._inputs.keys():
+            raise TypeError(f"{name} takes {sorted(self._names)}, but its declared inputs are {sorted(self._inputs)}")
+
+    def arguments(self, request: ModelInferRequest, context: Any) -> dict[str, Any]:
+        arrays: dict[str, Any] = request.tensors()
+        datatypes = {tensor.name: tensor.datatype for tensor in request.inputs}
+        wanted = self._required | (self._inputs.keys() & self._required)
+        if missing := sorted(wanted - arrays.keys()):
+            raise InferenceError(Code.INVALID_ARGUMENT, f"input {missing[0]!r} is missing; got {sorted(arrays)}")
+        if not self._rest and (unknown := sorted(arrays.keys() - self._names)):
+            raise InferenceError(
+                Code.INVALID_ARGUMENT, f"input {unknown[0]!r} is not known; inputs are {sorted(self._names)}"
+            )
+        for name, array in arrays.items():
+            if name in self._inputs:
+                try:
+                    tensors.check(self._inputs[name], array, datatypes[name])
+                except ValueError as error:
+                    raise InferenceError(Code.INVALID_ARGUMENT, f"input {error}") from error
+        if self._context:
+            arrays["context"] = context
+        return arrays
+
+    def response(self, returned: Any) -> ModelInferResponse:
+        if not isinstance(returned, Mapping):
+            if len(self._outputs) != 1:
+                raise TypeError(
+                    "the function returns a mapping of arrays, or one array if one output is declared; "
+                    f"got {type(returned).__name__}"
+                )
+            returned = {next(iter(self._outputs)): returned}
+        if self._outputs and returned.keys() != self._outputs.keys():
+            raise ValueError(f"declared outputs are {sorted(self._outputs)}, the function returned {sorted(returned)}")
+        response = ModelInferResponse()
+        declared = {name: spec.datatype for name, spec in self._outputs.items()}
+        tensors.encode(response, returned, datatypes=declared or None)
+        for name, spec in self._outputs.items():
+            tensors.check(spec, np.asarray(returned[name]), spec.datatype)
+        return response
