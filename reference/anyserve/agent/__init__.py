@@ -1,0 +1,6 @@
+"""The reference agent: pure Python, asyncio, readable first."""
+
+from anyserve.agent.agent import Agent, PortInUse
+from anyserve.agent.config import AgentConfig
+
+__all__ = ["Agent", "AgentConfig", "PortInUse"]

@@ -1,0 +1,194 @@
+"""The reference agent: owns the parts, starts and stops them.
+
+Everything runs on one asyncio loop; several agents can run in one process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from anyserve import rpc
+from anyserve._proto import grpc_predict_v2_pb2, worker_management_pb2
+from anyserve.agent.config import AgentConfig
+from anyserve.agent.dispatcher import Dispatcher
+from anyserve.agent.events import Event, EventLog, EventType
+from anyserve.agent.kserve_service import KServeService
+from anyserve.agent.management_service import ManagementService
+from anyserve.agent.model_info import Lifecycle, ModelInfo
+from anyserve.agent.queues import Admission
+from anyserve.agent.registry import Registry
+from anyserve.agent.standard_services import StandardServices
+from anyserve.agent.statistics import Statistics
+from anyserve.agent.workers import Workers
+
+__all__ = ["Agent", "PortInUse"]
+
+log = logging.getLogger(__name__)
+
+KSERVE = grpc_predict_v2_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+MANAGEMENT = worker_management_pb2.DESCRIPTOR.services_by_name["WorkerManagement"]
+MANAGEMENT_MESSAGE_BYTES = 1 << 20
+SWEEPS_PER_TIMEOUT = 4
+
+
+class PortInUse(OSError):
+    """An address cannot be listened on; the message names it."""
+
+
+class Agent:
+    """One agent: the client port, the management port and all between them.
+
+    Args:
+        config: its settings.
+    """
+
+    def __init__(self, config: AgentConfig | None = None) -> None:
+        self._config = config = config or AgentConfig()
+        self._registry = Registry(max_workers=config.max_workers, max_registrations=config.max_registrations)
+        self._admission = Admission(config.queue_size)
+        self._events = EventLog(config.max_watchers)
+        self._statistics = Statistics(config.max_registrations)
+        self._workers = Workers(config, self._registry, self._admission, self._events)
+        self._info = ModelInfo(self._registry, self._statistics)
+        dispatcher = Dispatcher(self._registry, self._admission, self._workers, self._statistics)
+        self._kserve = KServeService(config, dispatcher, self._info, lambda: self.ready)
+        self._management = ManagementService(config, self._registry, self._admission, self._workers, self._events)
+        self._standard = StandardServices(grpc_predict_v2_pb2.DESCRIPTOR, (KSERVE.full_name,))
+        self._tasks: list[asyncio.Task[None]] = []
+        self._serving = False
+        self._ready = asyncio.Event()
+        self.port = 0
+        """The bound client port."""
+        self.management_port = 0
+        """The bound management port."""
+
+    @property
+    def ready(self) -> bool:
+        """What ServerReady answers (`serving.ready`)."""
+        return self._serving and self._workers.all_launched_registered.is_set()
+
+    def expect_workers(self, worker_ids: Collection[str]) -> None:
+        """Makes readiness wait until these workers have registered once."""
+        self._workers.expect(worker_ids)
+
+    def expect_no_more(self, worker_ids: Collection[str]) -> None:
+        """Makes readiness wait for these workers no longer."""
+        self._workers.expect_no_more(worker_ids)
+
+    def set_lifecycle(self, lifecycle: Lifecycle) -> None:
+        """Hands RepositoryModelLoad and RepositoryModelUnload to whoever starts and stops workers."""
+        self._info.lifecycle = lifecycle
+
+    async def wait_ready(self) -> None:
+        """Returns once `ready` has become true."""
+        await self._ready.wait()
+
+    def events(self) -> AsyncIterator[Event]:
+        """Registrations, losses and state changes from now on."""
+        return self._events.watch()
+
+    async def start(self) -> None:
+        """Listens on both ports.
+
+        Raises:
+            PortInUse: an address cannot be listened on.
+        """
+        config = self._config
+        self._server = grpc.aio.server(
+            options=_server_options(config.max_message_bytes), maximum_concurrent_rpcs=config.max_concurrent_rpcs
+        )
+        self._server.add_generic_rpc_handlers((rpc.handler(KSERVE, self._kserve.methods(), raw=KServeService.RAW),))
+        self._standard.add_to(self._server)
+        self._management_server = grpc.aio.server(
+            options=_server_options(MANAGEMENT_MESSAGE_BYTES), maximum_concurrent_rpcs=config.max_concurrent_rpcs
+        )
+        self._management_server.add_generic_rpc_handlers((rpc.handler(MANAGEMENT, self._management.methods()),))
+        self.port = _bind(self._server, config.host, config.port)
+        self.management_port = _bind(self._management_server, config.management_host, config.management_port)
+        await self._standard.set_serving(False)
+        await self._management_server.start()
+        await self._server.start()
+        self._serving = True
+        self._tasks = [asyncio.create_task(self._sweep()), asyncio.create_task(self._become_ready())]
+
+    async def stop(self, grace: float = 30.0, *, stop_workers: Callable[[], Any] | None = None) -> None:
+        """Drains and stops (`lifecycle.drain`): no new calls, those under way have `grace` seconds.
+
+        Args:
+            grace: seconds that calls under way may take.
+            stop_workers: awaited after the client side has ended, while workers
+                can still take their leave at the management port.
+        """
+        log.info("draining", extra={"grace": grace})
+        self._serving = False
+        self._events.publish(EventType.SERVER_DRAINING)
+        await self._standard.set_serving(False)
+        self._standard.close()
+        self._kserve.drain()
+        await self._server.stop(grace)
+        if stop_workers is not None:
+            await stop_workers()
+        for task in self._tasks:
+            task.cancel()
+        self._management.close()
+        await self._management_server.stop(1.0)
+        self._workers.close()
+        log.info("stopped")
+
+    async def hurry(self) -> None:
+        """Cuts a `stop` under way short: calls under way are cancelled now."""
+        await self._server.stop(None)
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """What there is now: readiness, workers, models, queues."""
+        return {
+            "ready": self.ready,
+            "workers": {
+                worker.worker_id: {
+                    "in_flight": self._admission.in_flight(worker.worker_id),
+                    "connections": worker.client.connections,
+                    "models": [r.model_name for r in self._registry.of_worker(worker.worker_id)],
+                }
+                for worker in self._workers
+            },
+            "registrations": len(self._registry),
+            "waiting": self._admission.waiting,
+            "queues": {",".join(key): depth for key, depth in self._admission.depths().items()},
+        }
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._config.heartbeat_timeout / SWEEPS_PER_TIMEOUT)
+            self._workers.sweep(loop.time())
+
+    async def _become_ready(self) -> None:
+        await self._workers.all_launched_registered.wait()
+        await self._standard.set_serving(True)
+        self._events.publish(EventType.SERVER_READY)
+        self._ready.set()
+
+
+def _server_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", -1),  # replies are bounded where they are read: frames from workers
+        ("grpc.so_reuseport", 0),  # a second agent on the same port is an error, not a silent share
+    ]
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise PortInUse(f"cannot listen on {address}: the port is in use or the address is not this machine's")
+    return bound

@@ -1,0 +1,68 @@
+"""The settings of an agent, with their defaults and limits. One option of the command line each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["AgentConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """Settings of an agent.
+
+    Raises:
+        ValueError: a setting is out of range; the message names it.
+    """
+
+    host: str = "0.0.0.0"  # noqa: S104 (a server for the network; the management port is not)
+    port: int = 8000
+    """Client side, KServe v2 gRPC; 0 takes a free port."""
+    management_host: str = "127.0.0.1"
+    management_port: int = 9000
+    """Workers and operators; 0 takes a free port."""
+    management_token: str | None = None
+    """When set, management calls need `authorization: Bearer <token>`."""
+
+    max_message_bytes: int = 64 << 20
+    """The greatest request or reply, on both sides."""
+    max_concurrent_rpcs: int = 10_000
+    """Client calls under way at once, over all connections."""
+    max_stream_requests: int = 64
+    """Requests of one ModelStreamInfer call that run at once; the next is read when one has ended."""
+    queue_size: int = 1024
+    """Requests that wait in one queue."""
+
+    default_max_concurrency: int = 10
+    """Exchanges at once for a registration that states no number."""
+    max_workers: int = 1024
+    max_registrations: int = 10_000
+    max_watchers: int = 64
+    """WatchEvents calls under way at once."""
+
+    connect_timeout: float = 1.0
+    """Seconds to wait for room in a worker's accept backlog."""
+    heartbeat_timeout: float = 10.0
+    """Seconds without a heartbeat after which a worker that has sent some is dropped."""
+
+    def __post_init__(self) -> None:
+        for name in ("port", "management_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise ValueError(f"{name} must be 0 to 65535, got {getattr(self, name)}")
+        for name in (
+            "max_message_bytes",
+            "max_concurrent_rpcs",
+            "max_stream_requests",
+            "default_max_concurrency",
+            "max_workers",
+            "max_registrations",
+            "max_watchers",
+            "connect_timeout",
+            "heartbeat_timeout",
+        ):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.queue_size < 0:
+            raise ValueError(f"queue_size must not be negative, got {self.queue_size}")
+        if self.max_message_bytes > (1 << 31) - 1:
+            raise ValueError(f"max_message_bytes must be below 2 GiB, as protobuf has it, got {self.max_message_bytes}")

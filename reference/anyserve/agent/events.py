@@ -1,0 +1,95 @@
+"""What happens to registrations and to the agent, told to whoever watches (WatchEvents)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from anyserve.agent.registry import Registration
+
+__all__ = ["Event", "EventLog", "EventType", "TooManyWatchers", "WatcherTooSlow"]
+
+WATCHER_BUFFER = 1024
+
+
+class EventType(IntEnum):
+    """Numbers of `Event.Type` in worker_management.proto."""
+
+    MODEL_REGISTERED = 1
+    MODEL_UNREGISTERED = 2
+    WORKER_LOST = 3
+    WORKER_UNREGISTERED = 4
+    SERVER_READY = 5
+    SERVER_DRAINING = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened."""
+
+    sequence: int
+    time_unix_ms: int
+    type: EventType
+    worker_id: str = ""
+    registration: Registration | None = None
+    message: str = ""
+
+
+class TooManyWatchers(Exception):
+    """The limit on watchers is reached."""
+
+
+class WatcherTooSlow(Exception):
+    """A watcher did not take its events; it has missed some."""
+
+
+class EventLog:
+    """Numbers events and hands them to the watchers, none of which can hold up the agent.
+
+    Args:
+        max_watchers: how many may watch at once.
+    """
+
+    def __init__(self, max_watchers: int) -> None:
+        self._max_watchers = max_watchers
+        self._watchers: set[asyncio.Queue[Event | None]] = set()
+        self._sequence = 0
+
+    def publish(
+        self, type_: EventType, *, worker_id: str = "", registration: Registration | None = None, message: str = ""
+    ) -> None:
+        """Tells an event to every watcher."""
+        self._sequence += 1
+        event = Event(self._sequence, time.time_ns() // 1_000_000, type_, worker_id, registration, message)
+        for watcher in tuple(self._watchers):
+            if watcher.qsize() < WATCHER_BUFFER:
+                watcher.put_nowait(event)
+            else:
+                self._watchers.discard(watcher)
+                watcher.put_nowait(None)
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last event."""
+        return self._sequence
+
+    async def watch(self) -> AsyncIterator[Event]:
+        """The events from now on.
+
+        Raises:
+            TooManyWatchers: at the first step.
+            WatcherTooSlow: 1,024 events wait for this watcher.
+        """
+        if len(self._watchers) >= self._max_watchers:
+            raise TooManyWatchers(f"{self._max_watchers} watchers are there already (--max-watchers)")
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._watchers.add(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+            raise WatcherTooSlow(f"{WATCHER_BUFFER} events were not taken; call WatchEvents again")
+        finally:
+            self._watchers.discard(queue)

@@ -1,0 +1,233 @@
+"""The client side: KServe v2 gRPC. Reads what a call asks for, lets the dispatcher serve it, answers.
+
+ModelInfer and ModelStreamInfer work on bytes: the tensors in them are never
+decoded. Rules: spec `serving.*` and `stream.*`, wire.md sections 1, 2 and 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import grpc
+
+from anyserve._proto import grpc_predict_v2_pb2 as pb
+from anyserve.agent.config import AgentConfig
+from anyserve.agent.dispatcher import Dispatcher, Request, error_reply
+from anyserve.agent.grpc_calls import STATUS, Context, aborting
+from anyserve.agent.model_info import ModelInfo
+from anyserve.agent.registry import Target
+from anyserve.capability import InvalidQuery, Query
+from anyserve.errors import Code, InferenceError
+from anyserve.scan import MalformedMessage, MessageHead, scan_message
+
+__all__ = ["KServeService"]
+
+QUERY_PREFIX = "x-cap-"
+RESERVED_PREFIX = "anyserve_"
+
+
+class KServeService:
+    """The RPCs of `inference.GRPCInferenceService`."""
+
+    def __init__(self, config: AgentConfig, dispatcher: Dispatcher, info: ModelInfo, ready: Callable[[], bool]) -> None:
+        self._config = config
+        self._dispatcher = dispatcher
+        self._info = info
+        self._ready = ready
+        self._draining = asyncio.Event()
+
+    def methods(self) -> Mapping[str, Callable[..., Any]]:
+        """RPC name -> its handler; the RPCs left out are not implemented."""
+        return {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelReady": self.model_ready,
+            "ModelMetadata": aborting(self.model_metadata),
+            "ModelConfig": aborting(self.model_config),
+            "ModelStatistics": aborting(self.model_statistics),
+            "ModelInfer": aborting(self.model_infer),
+            "ModelStreamInfer": self.model_stream_infer,
+            "RepositoryIndex": self.repository_index,
+            "RepositoryModelLoad": aborting(self.repository_model_load),
+            "RepositoryModelUnload": aborting(self.repository_model_unload),
+        }
+
+    RAW = frozenset({"ModelInfer", "ModelStreamInfer"})
+    """RPCs whose messages are passed as bytes."""
+
+    def drain(self) -> None:
+        """Streams take no further requests and end when those under way have ended."""
+        self._draining.set()
+
+    # Inference.
+
+    async def model_infer(self, payload: bytes, context: Context) -> bytes:
+        return await self._dispatcher.unary(self._request(payload, _call_facts(context), unary_only=True))
+
+    async def model_stream_infer(self, payloads: AsyncIterator[bytes], context: Context) -> None:
+        await _Stream(self, context).serve(payloads)
+
+    def _request(self, payload: bytes, facts: _CallFacts, *, unary_only: bool) -> Request:
+        """Reads a request.
+
+        Raises:
+            InferenceError: INVALID_ARGUMENT; the message names what is wrong.
+        """
+        try:
+            head = scan_message(payload)
+        except MalformedMessage as error:
+            raise InferenceError(Code.INVALID_ARGUMENT, f"not a ModelInferRequest: {error}") from error
+        return self._request_of(payload, head, facts, unary_only=unary_only)
+
+    @staticmethod
+    def _request_of(payload: bytes, head: MessageHead, facts: _CallFacts, *, unary_only: bool) -> Request:
+        for name in head.parameters:
+            if name.startswith(RESERVED_PREFIX):
+                raise InferenceError(
+                    Code.INVALID_ARGUMENT, f"parameter {name!r} is reserved: names that start with {RESERVED_PREFIX}"
+                )
+        if facts.query is not None:
+            target = Target(query=facts.query, unary_only=unary_only)
+        elif head.model_name:
+            target = Target(head.model_name, head.model_version, unary_only=unary_only)
+        else:
+            raise InferenceError(
+                Code.INVALID_ARGUMENT, f"the request names no model: set model_name, or {QUERY_PREFIX}<key> metadata"
+            )
+        return Request(payload, head, target, facts.deadline, facts.traceparent)
+
+    # About the server.
+
+    async def server_live(self, _request: pb.ServerLiveRequest, _context: Context) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def server_ready(self, _request: pb.ServerReadyRequest, _context: Context) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._ready())
+
+    async def server_metadata(self, _request: pb.ServerMetadataRequest, _context: Context) -> pb.ServerMetadataResponse:
+        return self._info.server_metadata()
+
+    # About models.
+
+    async def model_ready(self, request: pb.ModelReadyRequest, _context: Context) -> pb.ModelReadyResponse:
+        return pb.ModelReadyResponse(ready=self._info.is_ready(request.name, request.version))
+
+    async def model_metadata(self, request: pb.ModelMetadataRequest, _context: Context) -> pb.ModelMetadataResponse:
+        return self._info.metadata(request.name, request.version)
+
+    async def model_config(self, request: pb.ModelConfigRequest, _context: Context) -> pb.ModelConfigResponse:
+        return self._info.config(request.name, request.version)
+
+    async def model_statistics(
+        self, request: pb.ModelStatisticsRequest, _context: Context
+    ) -> pb.ModelStatisticsResponse:
+        return self._info.statistics(request.name, request.version)
+
+    async def repository_index(
+        self, request: pb.RepositoryIndexRequest, _context: Context
+    ) -> pb.RepositoryIndexResponse:
+        return self._info.index(ready_only=request.ready)
+
+    async def repository_model_load(
+        self, request: pb.RepositoryModelLoadRequest, _context: Context
+    ) -> pb.RepositoryModelLoadResponse:
+        name = request.model_name or request.repository_name  # Triton's form, or else KServe's
+        await self._info.load(name)
+        return pb.RepositoryModelLoadResponse(model_name=name, isLoaded=True)
+
+    async def repository_model_unload(
+        self, request: pb.RepositoryModelUnloadRequest, _context: Context
+    ) -> pb.RepositoryModelUnloadResponse:
+        name = request.model_name or request.repository_name
+        await self._info.unload(name)
+        return pb.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True)
+
+
+class _CallFacts:
+    """What a call says beside its messages: query, deadline, trace. Read once per call.
+
+    Raises:
+        InferenceError: INVALID_ARGUMENT, malformed `x-cap-*` metadata.
+    """
+
+    __slots__ = ("deadline", "query", "traceparent")
+
+    def __init__(self, metadata: Any, time_remaining: float | None) -> None:
+        self.query: Query | None = None
+        self.traceparent = ""
+        self.deadline = None if time_remaining is None else asyncio.get_running_loop().time() + time_remaining
+        items = []
+        for key, value in metadata or ():
+            if key.startswith(QUERY_PREFIX):
+                items.append((key[len(QUERY_PREFIX) :], value if isinstance(value, str) else ""))
+            elif key == "traceparent":
+                self.traceparent = value
+        if items:
+            try:
+                self.query = Query.parse(tuple(items))
+            except InvalidQuery as error:
+                raise InferenceError(Code.INVALID_ARGUMENT, str(error)) from error
+
+
+def _call_facts(context: Context) -> _CallFacts:
+    return _CallFacts(context.invocation_metadata(), context.time_remaining())
+
+
+class _Stream:
+    """One ModelStreamInfer call: its requests run concurrently, their replies share the one way back."""
+
+    def __init__(self, service: KServeService, context: Context) -> None:
+        self._service = service
+        self._context = context
+        self._writing = asyncio.Lock()
+        self._places = asyncio.Semaphore(service._config.max_stream_requests)
+
+    async def serve(self, payloads: AsyncIterator[bytes]) -> None:
+        try:
+            facts = _call_facts(self._context)
+        except InferenceError as error:
+            await self._context.abort(STATUS[error.code], error.message)
+        draining = asyncio.create_task(self._service._draining.wait())
+        try:
+            async with asyncio.TaskGroup() as running:
+                while (payload := await self._next(payloads, draining)) is not None:
+                    await self._places.acquire()
+                    running.create_task(self._one(payload, facts))
+        finally:
+            draining.cancel()
+        if self._service._draining.is_set():
+            await self._context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining")
+
+    @staticmethod
+    async def _next(payloads: AsyncIterator[bytes], draining: asyncio.Task[Any]) -> bytes | None:
+        """The client's next request; None when it has sent its last, or the server drains."""
+        reading = asyncio.ensure_future(anext(payloads, None))
+        try:
+            await asyncio.wait((reading, draining), return_when=asyncio.FIRST_COMPLETED)
+            return await reading if reading.done() else None
+        finally:
+            reading.cancel()
+
+    async def _one(self, payload: bytes, facts: _CallFacts) -> None:
+        head = MessageHead()
+        try:
+            head = scan_message(payload)
+            request = self._service._request_of(payload, head, facts, unary_only=False)
+            await self._service._dispatcher.stream(request, self._write)
+        except MalformedMessage as error:
+            await self._fail(head, Code.INVALID_ARGUMENT, f"not a ModelInferRequest: {error}")
+        except InferenceError as error:
+            await self._fail(head, error.code, error.message)
+        finally:
+            self._places.release()
+
+    async def _write(self, reply: bytes) -> None:
+        async with self._writing:
+            await self._context.write(reply)
+
+    async def _fail(self, head: MessageHead, code: Code, message: str) -> None:
+        """One request failed: said in the stream, which goes on (`stream.error.in-band`)."""
+        await self._write(error_reply(head, code, message))

@@ -1,0 +1,238 @@
+"""The management side: workers register, send heartbeats and leave; operators list and watch.
+
+Checks what comes over the wire and turns it into calls of `Workers`. Rules: spec
+`manage.*`, wire.md section 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from functools import wraps
+from typing import Any
+
+import grpc
+
+from anyserve._proto import worker_management_pb2 as pb
+from anyserve.agent.config import AgentConfig
+from anyserve.agent.events import Event, EventLog, EventType, TooManyWatchers, WatcherTooSlow
+from anyserve.agent.grpc_calls import Context, aborting, until
+from anyserve.agent.queues import Admission
+from anyserve.agent.registry import Registration, Registry, RegistryFull, TensorMetadata
+from anyserve.agent.workers import KnownWorker, Workers
+from anyserve.capability import Capability, InvalidCapability
+from anyserve.errors import Code, InferenceError
+
+__all__ = ["ManagementService", "registration_of"]
+
+ADDRESS_PREFIX = "unix://"
+MAX_SOCKET_PATH = 107  # bytes: sun_path without its NUL
+MAX_NAME_LENGTH = 256
+MAX_CONCURRENCY = 1024
+_PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]*")
+
+
+class ManagementService:
+    """The RPCs of `anyserve.WorkerManagement`."""
+
+    def __init__(
+        self, config: AgentConfig, registry: Registry, admission: Admission, workers: Workers, events: EventLog
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._admission = admission
+        self._workers = workers
+        self._events = events
+        self._closing = asyncio.Event()
+
+    def methods(self) -> Mapping[str, Callable[..., Any]]:
+        """RPC name -> its handler."""
+        return {
+            "RegisterModel": self._guarded(self.register_model),
+            "UnregisterModel": self._guarded(self.unregister_model),
+            "Heartbeat": self._guarded(self.heartbeat),
+            "UnregisterWorker": self._guarded(self.unregister_worker),
+            "ListWorkers": self._guarded(self.list_workers),
+            "WatchEvents": self.watch_events,
+        }
+
+    def close(self) -> None:
+        """Ends the calls that watch events."""
+        self._closing.set()
+
+    def _guarded(self, handler: Callable[[Any], Any]) -> Callable[..., Any]:
+        @wraps(handler)
+        async def call(request: Any, context: Context) -> Any:
+            self._check_token(context)
+            return handler(request)
+
+        return aborting(call)
+
+    def _check_token(self, context: Context) -> None:
+        if self._config.management_token is None:
+            return
+        given = dict(context.invocation_metadata() or ()).get("authorization", "")
+        wanted = f"Bearer {self._config.management_token}"
+        if not isinstance(given, str) or not hmac.compare_digest(given.encode(), wanted.encode()):
+            raise InferenceError(Code.UNAUTHENTICATED, "this management port needs 'authorization: Bearer <token>'")
+
+    def register_model(self, request: pb.RegisterModelRequest) -> pb.RegisterModelResponse:
+        try:
+            self._workers.register(registration_of(request, self._config.default_max_concurrency))
+        except RegistryFull as error:
+            raise InferenceError(Code.RESOURCE_EXHAUSTED, str(error)) from error
+        return pb.RegisterModelResponse(success=True, message="registered")
+
+    def unregister_model(self, request: pb.UnregisterModelRequest) -> pb.UnregisterModelResponse:
+        if not request.worker_id:
+            raise InferenceError(Code.INVALID_ARGUMENT, "worker_id is empty")
+        if self._workers.unregister_model(request.worker_id, request.model_name, request.model_version):
+            return pb.UnregisterModelResponse(success=True, message="unregistered")
+        return pb.UnregisterModelResponse(
+            success=False,
+            message=f"worker {request.worker_id!r} has not registered model {request.model_name!r} "
+            f"version {request.model_version!r}",
+        )
+
+    def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+        now = asyncio.get_running_loop().time()
+        return pb.HeartbeatResponse(healthy=self._workers.heartbeat(request.worker_id, now))
+
+    def unregister_worker(self, request: pb.UnregisterWorkerRequest) -> pb.UnregisterWorkerResponse:
+        if not request.worker_id:
+            raise InferenceError(Code.INVALID_ARGUMENT, "worker_id is empty")
+        if self._workers.unregister_worker(request.worker_id):
+            return pb.UnregisterWorkerResponse(success=True, message="unregistered")
+        return pb.UnregisterWorkerResponse(success=False, message=f"worker {request.worker_id!r} is not registered")
+
+    def list_workers(self, _request: pb.ListWorkersRequest) -> pb.ListWorkersResponse:
+        return pb.ListWorkersResponse(workers=map(self._worker_message, self._workers))
+
+    async def watch_events(self, request: pb.WatchEventsRequest, context: Context) -> None:
+        try:
+            self._check_token(context)
+            async with aclosing(self._events.watch()) as events:
+                await until(self._closing, self._tell(events, request.include_existing, context))
+        except TooManyWatchers as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except WatcherTooSlow as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except InferenceError as error:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, error.message)
+
+    async def _tell(self, events: AsyncIterator[Event], include_existing: bool, context: Context) -> None:
+        if include_existing:
+            for registration in tuple(self._registry):
+                await context.write(
+                    pb.Event(
+                        sequence=self._events.sequence,
+                        type=EventType.MODEL_REGISTERED.value,
+                        worker_id=registration.worker_id,
+                        registration=_registration_message(registration),
+                    )
+                )
+        async for event in events:
+            await context.write(_event_message(event))
+
+    def _worker_message(self, worker: KnownWorker) -> pb.Worker:
+        now = asyncio.get_running_loop().time()
+        age = -1 if worker.last_heartbeat is None else int((now - worker.last_heartbeat) * 1000)
+        return pb.Worker(
+            worker_id=worker.worker_id,
+            address=ADDRESS_PREFIX + worker.client.path,
+            registrations=map(_registration_message, self._registry.of_worker(worker.worker_id)),
+            in_flight=self._admission.in_flight(worker.worker_id),
+            connections=worker.client.connections,
+            heartbeat_age_ms=age,
+        )
+
+
+def registration_of(request: pb.RegisterModelRequest, default_max_concurrency: int) -> Registration:
+    """Checks a RegisterModelRequest and reads it.
+
+    Raises:
+        InferenceError: INVALID_ARGUMENT; the message names the field and what is wrong with it.
+    """
+    for name in ("model_name", "model_version", "worker_id", "platform"):
+        _check_text(name, getattr(request, name))
+    if not request.worker_id:
+        raise InferenceError(Code.INVALID_ARGUMENT, "worker_id is empty")
+    if not request.model_name and not request.capability:
+        raise InferenceError(Code.INVALID_ARGUMENT, "model_name and capability are both empty: set at least one")
+    if request.max_concurrency > MAX_CONCURRENCY:
+        raise InferenceError(
+            Code.INVALID_ARGUMENT, f"max_concurrency is {request.max_concurrency}, at most {MAX_CONCURRENCY}"
+        )
+    return Registration(
+        worker_id=request.worker_id,
+        socket_path=_socket_path(request.worker_address),
+        model_name=request.model_name,
+        model_version=request.model_version,
+        capability=_capability(request),
+        annotate=bool(request.capability),
+        stream=request.stream,
+        max_concurrency=request.max_concurrency or default_max_concurrency,
+        priority=request.priority,
+        inputs=tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in request.inputs),
+        outputs=tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in request.outputs),
+        platform=request.platform,
+    )
+
+
+def _check_text(name: str, value: str) -> None:
+    if len(value) > MAX_NAME_LENGTH or not _PRINTABLE.fullmatch(value):
+        raise InferenceError(
+            Code.INVALID_ARGUMENT, f"{name} must have at most {MAX_NAME_LENGTH} characters, none of them control"
+        )
+
+
+def _socket_path(address: str) -> str:
+    path = address.removeprefix(ADDRESS_PREFIX)
+    if not address.startswith(ADDRESS_PREFIX) or not path.startswith("/") or "\0" in path:
+        raise InferenceError(
+            Code.INVALID_ARGUMENT, f"worker_address {address[:120]!r} must be {ADDRESS_PREFIX} and an absolute path"
+        )
+    if len(path.encode()) > MAX_SOCKET_PATH:
+        raise InferenceError(
+            Code.INVALID_ARGUMENT,
+            f"worker_address: a Unix socket's path has at most {MAX_SOCKET_PATH} bytes, got {len(path.encode())}",
+        )
+    return path
+
+
+def _capability(request: pb.RegisterModelRequest) -> Capability:
+    items = dict(request.capability)
+    if not items:
+        items = {"type": request.model_name}
+        if request.model_version:
+            items["model"] = request.model_version
+    try:
+        return Capability(items)
+    except InvalidCapability as error:
+        raise InferenceError(Code.INVALID_ARGUMENT, str(error)) from error
+
+
+def _registration_message(registration: Registration) -> pb.Registration:
+    return pb.Registration(
+        model_name=registration.model_name,
+        model_version=registration.model_version,
+        capability=registration.capability,
+        stream=registration.stream,
+        max_concurrency=registration.max_concurrency,
+        priority=registration.priority,
+        platform=registration.platform,
+    )
+
+
+def _event_message(event: Event) -> pb.Event:
+    return pb.Event(
+        sequence=event.sequence,
+        time_unix_ms=event.time_unix_ms,
+        type=event.type.value,
+        worker_id=event.worker_id,
+        registration=_registration_message(event.registration) if event.registration else None,
+        message=event.message,
+    )

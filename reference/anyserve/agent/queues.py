@@ -1,0 +1,211 @@
+"""Who gets a worker's next free place: limits, choice within a tier, and the bounded queues. Pure policy.
+
+No sockets, no clock, no tasks: a `Ticket` that has to wait carries a callback,
+and whoever frees a place or changes the registry makes the callback run. Deadlines
+are the caller's, who withdraws the ticket. Rules: spec `queue.*` and
+`route.rank.*`, wire.md sections 2 and 6.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from anyserve.agent.registry import Registration, Route
+
+__all__ = ["Admission", "NothingLeft", "QueueFull", "Slot", "Ticket"]
+
+QueueKey = tuple[str, str, str]
+
+
+class QueueFull(Exception):
+    """The queue that a request would wait in has no room."""
+
+
+class NothingLeft(Exception):
+    """No registration is left that a request could go to or wait for."""
+
+
+@dataclass(slots=True, eq=False)
+class WorkerLoad:
+    """How busy one worker is."""
+
+    worker_id: str
+    limit: int = 0
+    """Exchanges at once: the greatest `max_concurrency` among its registrations."""
+    in_flight: int = 0
+    last_chosen: int = 0
+    by_model: dict[QueueKey, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The right to run one exchange of `registration`; given back with `Admission.release`."""
+
+    registration: Registration
+    load: WorkerLoad
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request that wants a slot.
+
+    Args:
+        granted: called once when a waiting ticket gets its slot, or with None when
+            no registration is left that it could wait for.
+        excluded: keys of registrations that this request has tried in vain.
+    """
+
+    resolve: Callable[[], Route]
+    granted: Callable[[Slot | None], None]
+    excluded: set[tuple[str, str, str, str]] = field(default_factory=set)
+    arrival: int = 0
+    tier: tuple[Registration, ...] = ()
+    queue: QueueKey | None = None
+
+
+class Admission:
+    """Grants slots to tickets and keeps the rest waiting, first come first served per queue.
+
+    A request waits in the queue of its best match: better-ranked but busy is waited
+    for, not skipped (`route.rank.before-load`).
+
+    Args:
+        queue_size: how many tickets may wait in one queue.
+    """
+
+    def __init__(self, queue_size: int) -> None:
+        self._queue_size = queue_size
+        self._loads: dict[str, WorkerLoad] = {}
+        self._queues: dict[QueueKey, deque[Ticket]] = {}
+        self._arrivals = 0
+        self._choices = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many tickets wait, over all queues."""
+        return sum(len(queue) for queue in self._queues.values())
+
+    def depths(self) -> dict[QueueKey, int]:
+        """How many tickets wait, per queue that has any."""
+        return {key: len(queue) for key, queue in self._queues.items()}
+
+    def in_flight(self, worker_id: str) -> int:
+        """How many exchanges a worker runs."""
+        load = self._loads.get(worker_id)
+        return load.in_flight if load else 0
+
+    def submit(self, ticket: Ticket) -> Slot | None:
+        """Asks for a slot: returned at once if one is free, else the ticket waits (None).
+
+        Raises:
+            NothingLeft: no registration is left that the ticket could wait for.
+            QueueFull: the ticket would have to wait and its queue has no room.
+        """
+        ticket.tier = self._tier(ticket)
+        key = ticket.tier[0].model_key
+        queue = self._queues.get(key)
+        if queue is None:  # nobody waits here, so nobody is overtaken
+            slot = self._take(ticket.tier)
+            if slot is not None:
+                return slot
+        if len(queue or ()) >= self._queue_size:
+            raise QueueFull(f"{self._queue_size} requests are waiting already (--queue-size)")
+        self._arrivals += 1
+        ticket.arrival = self._arrivals
+        self._enqueue(ticket)
+        return None
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Takes a waiting ticket out of its queue; does nothing to one that no longer waits."""
+        if ticket.queue is None:
+            return
+        queue = self._queues[ticket.queue]
+        queue.remove(ticket)
+        if not queue:
+            del self._queues[ticket.queue]
+        ticket.queue = None
+
+    def release(self, slot: Slot) -> None:
+        """Gives a slot back, and hands it to the first ticket that can use it."""
+        load, key = slot.load, slot.registration.model_key
+        load.in_flight -= 1
+        load.by_model[key] -= 1
+        if not load.by_model[key]:
+            del load.by_model[key]
+        if not load.in_flight and not load.limit:
+            self._loads.pop(load.worker_id, None)
+        self._serve()
+
+    def update_worker(self, worker_id: str, registrations: Iterable[Registration]) -> None:
+        """Tells what a worker has registered now; after the last such call comes `reconsider`."""
+        load = self._loads.setdefault(worker_id, WorkerLoad(worker_id))
+        load.limit = max((r.max_concurrency for r in registrations), default=0)
+        if not load.in_flight and not load.limit:
+            del self._loads[worker_id]
+
+    def reconsider(self) -> None:
+        """After a change of the registry: gives every waiting ticket its new tier and queue, in order of arrival."""
+        tickets = sorted((t for queue in self._queues.values() for t in queue), key=_arrival)
+        self._queues.clear()
+        for ticket in tickets:
+            ticket.queue = None
+            try:
+                ticket.tier = self._tier(ticket)
+            except NothingLeft:
+                ticket.granted(None)
+            else:
+                self._enqueue(ticket)  # it was accepted once, so it is not refused now
+        self._serve()
+
+    def _enqueue(self, ticket: Ticket) -> None:
+        ticket.queue = ticket.tier[0].model_key
+        self._queues.setdefault(ticket.queue, deque()).append(ticket)
+
+    def _serve(self) -> None:
+        """Grants free slots to the heads of the queues, earliest arrival first, until none fits."""
+        while self._serve_one():
+            pass
+
+    def _serve_one(self) -> bool:
+        for ticket in sorted((queue[0] for queue in self._queues.values()), key=_arrival):
+            slot = self._take(ticket.tier)
+            if slot is not None:
+                self.withdraw(ticket)
+                ticket.granted(slot)
+                return True
+        return False
+
+    def _tier(self, ticket: Ticket) -> tuple[Registration, ...]:
+        for tier in ticket.resolve().tiers:
+            if not ticket.excluded:
+                return tier
+            left = tuple(r for r in tier if r.key not in ticket.excluded)
+            if left:
+                return left
+        raise NothingLeft
+
+    def _take(self, tier: tuple[Registration, ...]) -> Slot | None:
+        """The free registration with the fewest exchanges in flight; among equals the one chosen longest ago."""
+        best: tuple[int, int] | None = None
+        chosen: Slot | None = None
+        for registration in tier:
+            load = self._loads[registration.worker_id]
+            used = load.by_model.get(registration.model_key, 0)
+            if load.in_flight >= load.limit or used >= registration.max_concurrency:
+                continue
+            rank = (load.in_flight, load.last_chosen)
+            if best is None or rank < best:
+                best, chosen = rank, Slot(registration, load)
+        if chosen is not None:
+            self._choices += 1
+            load, key = chosen.load, chosen.registration.model_key
+            load.last_chosen = self._choices
+            load.in_flight += 1
+            load.by_model[key] = load.by_model.get(key, 0) + 1
+        return chosen
+
+
+def _arrival(ticket: Ticket) -> int:
+    return ticket.arrival

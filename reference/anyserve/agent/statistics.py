@@ -1,0 +1,77 @@
+"""Counts of what was served, per model: the source of ModelStatistics. Pure but for the time of day."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from anyserve.agent.registry import Registration
+
+__all__ = ["Count", "ModelCounts", "Statistics"]
+
+
+@dataclass(slots=True)
+class Count:
+    """How often something happened and how long it took in all."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int) -> None:
+        """Counts one that took `ns`."""
+        self.count += 1
+        self.ns += ns
+
+
+class ModelCounts:
+    """The counts of one model name and version."""
+
+    __slots__ = ("compute", "fail", "last_inference_ms", "queue", "rejected", "success")
+
+    def __init__(self) -> None:
+        self.success = Count()
+        self.fail = Count()
+        self.queue = Count()
+        self.compute = Count()
+        self.rejected = 0
+        self.last_inference_ms = 0
+
+
+class Statistics:
+    """Counts per (model name, version).
+
+    Args:
+        max_models: how many are kept; beyond, the one first counted is forgotten.
+    """
+
+    def __init__(self, max_models: int) -> None:
+        self._max_models = max_models
+        self._models: dict[tuple[str, str], ModelCounts] = {}
+
+    def of(self, model_name: str, model_version: str) -> ModelCounts:
+        """The counts of a model; all zero if it has served nothing."""
+        return self._models.get((model_name, model_version)) or ModelCounts()
+
+    def exchanged(self, registration: Registration, *, succeeded: bool, queue_ns: int, compute_ns: int) -> None:
+        """Counts one exchange."""
+        counts = self._counts(registration)
+        counts.queue.add(queue_ns)
+        counts.last_inference_ms = time.time_ns() // 1_000_000
+        if succeeded:
+            counts.compute.add(compute_ns)
+            counts.success.add(queue_ns + compute_ns)
+        else:
+            counts.fail.add(queue_ns + compute_ns)
+
+    def rejected(self, registration: Registration) -> None:
+        """Counts one request that found its queue full."""
+        self._counts(registration).rejected += 1
+
+    def _counts(self, registration: Registration) -> ModelCounts:
+        key = (registration.model_name, registration.model_version)
+        counts = self._models.get(key)
+        if counts is None:
+            if len(self._models) >= self._max_models:
+                del self._models[next(iter(self._models))]  # the oldest
+            counts = self._models[key] = ModelCounts()
+        return counts

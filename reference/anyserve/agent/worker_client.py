@@ -1,0 +1,320 @@
+"""Connections to workers and the exchanges on them.
+
+A `WorkerClient` keeps the connections to one worker's socket; an `Exchange` is one
+request frame and its reply frames on one of them. Which worker gets a request,
+and what its replies mean, is decided elsewhere. Rules: spec `frame.*`, wire.md
+section 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import cast
+
+from anyserve.framing import FrameDecoder, FrameTooLong, encode_header
+
+__all__ = ["Exchange", "NotTaken", "ProtocolViolation", "Unreachable", "WorkerClient", "WorkerGone"]
+
+# Reply frames that wait for the client to take them; beyond either, the socket is not read.
+READ_AHEAD_FRAMES = 16
+READ_AHEAD_BYTES = 1 << 20
+CONNECT_RETRY_INTERVAL = 0.005
+PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+
+class Unreachable(Exception):
+    """No connection could be made; nothing was sent."""
+
+
+class NotTaken(Exception):
+    """The worker closed before it took the whole request frame: sending it elsewhere is safe."""
+
+
+class WorkerGone(Exception):
+    """The worker closed after it took the request and before its reply was complete."""
+
+
+class ProtocolViolation(Exception):
+    """The worker broke the framing; the message says how."""
+
+
+class _Connection(asyncio.Protocol):
+    """One socket to a worker. Between `begin` and `end` it carries an exchange, else it is idle."""
+
+    def __init__(self, client: WorkerClient) -> None:
+        self._client = client
+        self._decoder = FrameDecoder(client.max_frame_bytes)
+        self._frames: deque[bytes] = deque()
+        self._buffered = 0
+        self._paused = False
+        self._busy = False
+        self._failure: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before the first use
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._client.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._busy:
+            self._violation("bytes without a request")
+            return
+        if self._transport.get_write_buffer_size():
+            self._violation("a reply before the whole request was sent")
+            return
+        try:
+            frames = self._decoder.feed(data)
+        except FrameTooLong as error:
+            self._violation(str(error))
+            return
+        self._frames.extend(frames)
+        self._buffered += sum(map(len, frames))
+        if len(self._frames) >= READ_AHEAD_FRAMES or self._buffered >= READ_AHEAD_BYTES:
+            self._transport.pause_reading()
+            self._paused = True
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self._fail(self._why_closed(None))
+        self._transport.abort()  # not `close`: that would wait for a peer that may never read the rest
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client.lost(self)
+        self._fail(self._why_closed(exc))
+
+    # What an exchange calls.
+
+    def begin(self, parts: Iterable[bytes]) -> None:
+        """Sends a request frame made of `parts`."""
+        parts = tuple(parts)
+        self._busy = True
+        self._transport.writelines((encode_header(sum(map(len, parts))), *parts))
+
+    async def receive(self) -> bytes:
+        """The next reply frame."""
+        while not self._frames:
+            if self._failure is not None:
+                raise self._failure
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        frame = self._frames.popleft()
+        self._buffered -= len(frame)
+        if self._paused and not self._frames:
+            self._paused = False
+            self._transport.resume_reading()
+        return frame
+
+    def end(self) -> None:
+        """The exchange is over: what came beyond its last frame is a violation.
+
+        Raises:
+            ProtocolViolation: bytes came after the reply.
+        """
+        self._busy = False
+        if self._frames or self._decoder.unfinished:
+            self._violation("bytes after the reply")
+            raise cast(Exception, self._failure)
+        if self._failure is None:
+            self._client.idle(self)
+
+    def abort(self) -> None:
+        """Closes at once; a worker in the middle of an exchange sees it as cancelled."""
+        self._transport.abort()
+
+    @property
+    def closed(self) -> bool:
+        """True once the connection is of no more use."""
+        return self._failure is not None or self._transport.is_closing()
+
+    def _why_closed(self, exc: Exception | None) -> Exception:
+        if isinstance(exc, OSError) or self._transport.get_write_buffer_size():
+            # EPIPE, or ECONNRESET because bytes were left unread: the whole request was not taken.
+            return NotTaken("the worker closed without reading the request")
+        if self._decoder.unfinished:
+            return ProtocolViolation("a reply frame was cut off")
+        return WorkerGone("the worker closed the connection before it replied")
+
+    def _violation(self, what: str) -> None:
+        self._fail(ProtocolViolation(what))
+        self._transport.abort()
+
+    def _fail(self, failure: Exception) -> None:
+        if self._failure is not None:
+            return
+        self._failure = failure
+        if isinstance(failure, ProtocolViolation):
+            self._client.violated(failure)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Exchange:
+    """One request and its replies. Ends with `finish` after the last reply; in any case with `leave`."""
+
+    def __init__(self, connection: _Connection, first: bytes) -> None:
+        self._connection = connection
+        self._first: bytes | None = first
+        self._finished = False
+
+    async def next_reply(self) -> bytes:
+        """The payload of the next reply frame.
+
+        Raises:
+            WorkerGone: the worker closed first.
+            ProtocolViolation: the worker broke the framing.
+        """
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        try:
+            return await self._connection.receive()
+        except NotTaken as error:  # it had replied, so it had taken the request
+            raise WorkerGone("the worker closed the connection in the middle of its reply") from error
+
+    def finish(self) -> None:
+        """Ends the exchange after its last reply and keeps the connection for the next.
+
+        Raises:
+            ProtocolViolation: bytes came after the reply.
+        """
+        self._finished = True
+        self._connection.end()
+
+    def leave(self) -> None:
+        """Ends an exchange that was not finished by closing the connection, which tells the worker to stop."""
+        if not self._finished:
+            self._finished = True
+            self._connection.abort()
+
+
+class WorkerClient:
+    """The connections to one worker.
+
+    The number of connections never exceeds the exchanges that run at once, which
+    the caller bounds (`Admission`); idle ones are reused, last used first.
+
+    Args:
+        path: the worker's socket.
+        max_frame_bytes: the greatest reply frame that is accepted.
+        connect_timeout: seconds to wait for room in the worker's accept backlog.
+        on_violation: called each time the worker breaks the framing.
+    """
+
+    def __init__(
+        self, path: str, *, max_frame_bytes: int, connect_timeout: float, on_violation: Callable[[Exception], None]
+    ) -> None:
+        self.path = path
+        self.max_frame_bytes = max_frame_bytes
+        self.violated = on_violation
+        self._connect_timeout = connect_timeout
+        self._idle: list[_Connection] = []
+        self._open: set[_Connection] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
+
+    async def start(self, parts: tuple[bytes, ...]) -> Exchange:
+        """Sends a request frame made of `parts` and waits for the first reply frame.
+
+        Raises:
+            Unreachable: no connection could be made.
+            NotTaken: the worker closed before it had taken the whole frame.
+            WorkerGone: the worker took the frame and closed without a reply.
+            ProtocolViolation: the worker broke the framing.
+        """
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                try:
+                    return await self._start_on(connection, parts)
+                except NotTaken:
+                    break  # the worker may close a kept connection at any time: once more on a new one
+        return await self._start_on(await self._connect(), parts)
+
+    async def _start_on(self, connection: _Connection, parts: tuple[bytes, ...]) -> Exchange:
+        try:
+            connection.begin(parts)
+            return Exchange(connection, await connection.receive())
+        except BaseException:
+            connection.abort()
+            raise
+
+    async def _connect(self) -> _Connection:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            await self._connect_socket(sock)
+            self._check_peer(sock)
+            _, connection = await asyncio.get_running_loop().create_unix_connection(
+                lambda: _Connection(self), sock=sock
+            )
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
+    async def _connect_socket(self, sock: socket.socket) -> None:
+        """Connects a non-blocking socket.
+
+        Not by the event loop: with a full backlog, connect(2) of a Unix socket fails with
+        EAGAIN, which the loop takes for a connection under way. No event tells when there
+        is room again, hence the retries.
+        """
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._connect_timeout
+        while True:
+            try:
+                sock.connect(self.path)
+            except BlockingIOError:
+                if loop.time() >= give_up:
+                    raise Unreachable("its accept backlog is full") from None
+                await asyncio.sleep(CONNECT_RETRY_INTERVAL)
+            except OSError as error:
+                raise Unreachable(error.strerror or str(error)) from error
+            else:
+                return
+
+    @staticmethod
+    def _check_peer(sock: socket.socket) -> None:
+        _, uid, _ = PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size))
+        if uid not in (os.getuid(), 0):
+            raise Unreachable(f"its socket belongs to uid {uid}, neither ours nor root's")
+
+    def close(self) -> None:
+        """Closes every connection; exchanges under way end with `WorkerGone`."""
+        for connection in tuple(self._open):
+            connection.abort()
+
+    def close_idle(self) -> None:
+        """Closes the connections that carry no exchange."""
+        for connection in self._idle:
+            connection.abort()
+        self._idle.clear()
+
+    def opened(self, connection: _Connection) -> None:
+        """A connection is made."""
+        self._open.add(connection)
+
+    def idle(self, connection: _Connection) -> None:
+        """A connection has ended its exchange and may carry the next."""
+        self._idle.append(connection)
+
+    def lost(self, connection: _Connection) -> None:
+        """A connection is closed."""
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
