@@ -1,0 +1,82 @@
+"""The private directory of the workers' sockets, and what stale sockets in it are worth."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["SocketDirectoryError", "default_socket_dir", "prepare_socket_dir", "remove_stale_sockets", "socket_path"]
+
+MAX_SOCKET_PATH = 107  # bytes: sun_path without its NUL
+WORKER_ID_BYTES = 64
+
+
+class SocketDirectoryError(Exception):
+    """The directory cannot be used; the message says why and what to do."""
+
+
+def default_socket_dir() -> str:
+    """`$XDG_RUNTIME_DIR/anyserve`, or `/tmp/anyserve-<uid>`."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return os.path.join(runtime, "anyserve") if runtime else f"/tmp/anyserve-{os.getuid()}"  # noqa: S108 (0700, checked)
+
+
+def prepare_socket_dir(path: str) -> str:
+    """Creates the directory if need be, and checks that it is ours alone.
+
+    Returns:
+        Its absolute path.
+
+    Raises:
+        SocketDirectoryError: not a directory, not ours, open to others, or too long a path.
+    """
+    path = os.path.abspath(path)
+    room = MAX_SOCKET_PATH - len(os.fsencode(path)) - 1
+    if room < WORKER_ID_BYTES:
+        raise SocketDirectoryError(
+            f"socket directory {path} is {WORKER_ID_BYTES - room} bytes too long for Unix sockets: "
+            "choose a shorter one with --socket-dir"
+        )
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        found = os.lstat(path)
+    except OSError as error:
+        raise SocketDirectoryError(f"cannot create the socket directory {path}: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise SocketDirectoryError(f"{path} is not a directory: choose another with --socket-dir")
+    if found.st_uid != os.getuid():
+        raise SocketDirectoryError(f"{path} belongs to uid {found.st_uid}: choose another with --socket-dir")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise SocketDirectoryError(f"{path} is open to other users: run `chmod 700 {path}`")
+    return path
+
+
+def socket_path(directory: str, worker_id: str) -> str:
+    """Where a worker listens."""
+    return os.path.join(directory, f"{worker_id}.sock")
+
+
+def remove_stale_sockets(directory: str) -> list[str]:
+    """Removes the sockets that nobody listens on; returns their names."""
+    removed = []
+    for entry in Path(directory).glob("*.sock"):
+        if entry.is_socket() and _refused(str(entry)):
+            with suppress(FileNotFoundError):
+                entry.unlink()
+                removed.append(entry.name)
+    return removed
+
+
+def _refused(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # e.g. a full backlog: somebody is there
+            return False
+    return False

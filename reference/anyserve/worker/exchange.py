@@ -1,0 +1,221 @@
+"""One exchange: reads the request, calls the handler that it means, turns what comes of it into replies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from anyserve._proto import grpc_predict_v2_pb2 as pb
+from anyserve.app import Declaration
+from anyserve.errors import Code, InferenceError
+from anyserve.handlers import Handler, as_response
+from anyserve.scan import MessageHead, scan_message
+from anyserve.worker.context import Context, Stream, checked_length
+
+if TYPE_CHECKING:
+    from anyserve.client import AsyncAnyserveClient
+    from anyserve.worker.server import Connection
+
+__all__ = ["Exchanges", "Served"]
+
+log = logging.getLogger(__name__)
+
+CAPABILITY = "anyserve_capability"
+TIMEOUT_MS = "anyserve_timeout_ms"
+TRACEPARENT = "traceparent"
+ERROR_CODE = "anyserve_error_code"
+ERROR_MESSAGE = "anyserve_error_message"
+
+Result = TypeVar("Result")
+
+
+class Served:
+    """A declaration with the handler that serves it here, and its limit."""
+
+    def __init__(self, declaration: Declaration, handler: Handler) -> None:
+        self.declaration = declaration
+        self.handler = handler
+        self.places = asyncio.Semaphore(declaration.max_concurrency)
+        """Counts handlers that run, also those whose client has gone and that have not ended yet."""
+
+
+class Exchanges:
+    """Runs the exchanges of one worker.
+
+    Args:
+        served: what the worker serves.
+        max_frame_bytes: the greatest reply frame that the agent accepts.
+        client: makes the client by which handlers call other capabilities.
+    """
+
+    def __init__(
+        self, served: Sequence[Served], *, max_frame_bytes: int, client: Callable[[], AsyncAnyserveClient]
+    ) -> None:
+        self._by_capability = {s.declaration.capability.encoded: s for s in served}
+        self._by_name = {(s.declaration.model_name, s.declaration.model_version): s for s in served}
+        self._only = served[0] if len(served) == 1 else None
+        self._max_frame_bytes = max_frame_bytes
+        self._client = client
+        self._loop = asyncio.get_running_loop()
+        threads = sum(s.declaration.max_concurrency for s in served if not s.handler.asynchronous)
+        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="handler")
+
+    def close(self) -> None:
+        """Starts no more handlers; those that run in threads are not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self, payload: bytes, connection: Connection) -> None:
+        """Serves one request frame.
+
+        Raises:
+            MalformedMessage: the frame is no request at all, so that no form of reply is known.
+        """
+        head = scan_message(payload)
+        served = self._find(head)
+        if served is None:
+            message = f"this worker does not serve {head.parameters.get(CAPABILITY) or head.model_name!r}"
+            self._reply_error(connection, InferenceError(Code.NOT_FOUND, message))
+        elif served.handler.stream:
+            await self._streaming(payload, head, served, connection)
+        else:
+            await self._unary(payload, head, served, connection)
+
+    def _find(self, head: MessageHead) -> Served | None:
+        encoded = head.parameters.get(CAPABILITY)
+        if isinstance(encoded, str):
+            return self._by_capability.get(encoded)
+        # An agent that does not say which registration it chose.
+        return self._by_name.get((head.model_name, head.model_version)) or self._only
+
+    async def _unary(self, payload: bytes, head: MessageHead, served: Served, connection: Connection) -> None:
+        context = self._context(head, served)
+        try:
+            request = _request(payload)
+            reply = as_response(await self._call(served, context, served.handler.call, request, context))
+            connection.write(self._serialized(reply))
+        except asyncio.CancelledError:
+            context.cancel()
+            raise
+        except Exception as error:
+            self._reply_error(connection, _as_inference_error(error, served))
+
+    async def _streaming(self, payload: bytes, head: MessageHead, served: Served, connection: Connection) -> None:
+        context = self._context(head, served)
+        stream = Stream(connection.outbox, threading.get_ident(), self._max_frame_bytes)
+        try:
+            request = _request(payload)
+            await self._replies(served, request, context, stream)
+        except asyncio.CancelledError:
+            context.cancel()
+            raise
+        except Exception as error:
+            await self._stream_error(connection, head, _as_inference_error(error, served))
+        await connection.outbox.put(b"")
+
+    async def _replies(self, served: Served, request: pb.ModelInferRequest, context: Context, stream: Stream) -> None:
+        handler = served.handler
+        if not handler.generator:
+            returned = await self._call(served, context, handler.call, request, context, stream)
+            if returned is not None:
+                raise TypeError(f"a handler with stream=True sends its replies; it returned {type(returned).__name__}")
+        elif handler.asynchronous:
+            async with served.places, aclosing(handler.call(request, context)) as replies:
+                async for reply in replies:
+                    await stream.asend(reply)
+        else:
+            await self._call(served, context, _send_all, handler, request, context, stream)
+
+    async def _call(self, served: Served, context: Context, function: Callable[..., Result], *args: Any) -> Result:
+        """Calls a handler where it belongs: on the loop if it is async, else in a thread."""
+        if served.handler.asynchronous:
+            async with served.places:
+                return await function(*args)  # type: ignore[misc, no-any-return]
+        await served.places.acquire()
+        future = self._pool.submit(function, *args)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            context.cancel()
+            raise
+        finally:
+            self._free_place(served, future)
+
+    def _free_place(self, served: Served, future: Future[Any]) -> None:
+        """A thread cannot be stopped: its place is free when the handler has really ended."""
+        if future.done():
+            served.places.release()
+            return
+
+        def ended(_future: Future[Any]) -> None:
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(served.places.release)
+
+        future.add_done_callback(ended)
+
+    def _context(self, head: MessageHead, served: Served) -> Context:
+        timeout_ms = head.parameters.get(TIMEOUT_MS)
+        traceparent = head.parameters.get(TRACEPARENT)
+        return Context(
+            request_id=head.id,
+            capability=served.declaration.capability,
+            metadata={TRACEPARENT: traceparent} if isinstance(traceparent, str) else {},
+            deadline=self._loop.time() + timeout_ms / 1000 if isinstance(timeout_ms, int) else None,
+            loop=self._loop,
+            client=self._client,
+        )
+
+    def _serialized(self, reply: pb.ModelInferResponse) -> bytes:
+        return checked_length(reply.SerializeToString(), self._max_frame_bytes)
+
+    @staticmethod
+    def _reply_error(connection: Connection, error: InferenceError) -> None:
+        connection.write(pb.ModelInferResponse(parameters=_error_parameters(error)).SerializeToString())
+
+    @staticmethod
+    async def _stream_error(connection: Connection, head: MessageHead, error: InferenceError) -> None:
+        response = pb.ModelInferResponse(id=head.id, parameters=_error_parameters(error))
+        message = pb.ModelStreamInferResponse(error_message=error.message or error.code.name, infer_response=response)
+        await connection.outbox.put(message.SerializeToString())
+
+
+def _send_all(handler: Handler, request: pb.ModelInferRequest, context: Context, stream: Stream) -> None:
+    replies = handler.call(request, context)
+    try:
+        for reply in replies:
+            stream.send(reply)
+    finally:
+        replies.close()  # runs the generator's `finally` when the client has gone
+
+
+def _request(payload: bytes) -> pb.ModelInferRequest:
+    """The request as the handler gets it: without what the agent added."""
+    try:
+        request = pb.ModelInferRequest.FromString(payload)
+    except DecodeError as error:
+        raise InferenceError(Code.INVALID_ARGUMENT, f"not a ModelInferRequest: {error}") from error
+    for name in (CAPABILITY, TIMEOUT_MS, TRACEPARENT):
+        if name in request.parameters:
+            del request.parameters[name]
+    return request
+
+
+def _error_parameters(error: InferenceError) -> Mapping[str, pb.InferParameter]:
+    return {
+        ERROR_CODE: pb.InferParameter(int64_param=int(error.code)),
+        ERROR_MESSAGE: pb.InferParameter(string_param=error.message),
+    }
+
+
+def _as_inference_error(error: Exception, served: Served) -> InferenceError:
+    """The handler's own choice, or INTERNAL with the exception's message; the traceback stays in the log."""
+    if isinstance(error, InferenceError):
+        return error
+    log.error("handler failed", exc_info=error, extra={"capability": str(served.declaration.capability)})
+    return InferenceError(Code.INTERNAL, str(error) or type(error).__name__)

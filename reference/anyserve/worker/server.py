@@ -1,0 +1,253 @@
+"""Serves exchanges on the worker's Unix socket: frames in, handlers called, frames out.
+
+The other end is `agent/worker_client.py`. Sync handlers run in threads, async ones
+on the loop. Rules: spec `frame.*` and `stream.*`, wire.md section 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from anyserve.framing import FrameDecoder, FrameTooLong, encode_header
+
+if TYPE_CHECKING:
+    from anyserve.worker.exchange import Exchanges
+
+__all__ = ["Connection", "WorkerServer"]
+
+log = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 1024
+BACKLOG = 128
+PIPELINED_FRAMES = 16
+PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+
+class Connection(asyncio.Protocol):
+    """One connection of an agent. One task serves its exchanges, one after the other."""
+
+    def __init__(self, server: WorkerServer) -> None:
+        self._server = server
+        self._decoder = FrameDecoder(server.max_frame_bytes)
+        self._frames: deque[bytes] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before the first use
+        self._task: asyncio.Task[None] | None = None
+        self.outbox = Outbox(self)
+        self.busy = False
+        """An exchange is under way."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if not self._server.admit(self):
+            self._transport.abort()
+            return
+        self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._frames.extend(self._decoder.feed(data))
+        except FrameTooLong as error:
+            log.warning("closing a connection", extra={"reason": str(error)})
+            self._transport.abort()
+        if len(self._frames) > PIPELINED_FRAMES:
+            log.warning("closing a connection", extra={"reason": "requests came before their turn"})
+            self._transport.abort()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.lost(self)
+        self.outbox.close()
+        self._writable.set()
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+        self.outbox.resume()
+
+    @property
+    def idle(self) -> bool:
+        """No exchange is under way and no part of a request has come."""
+        return not self.busy and not self._frames and not self._decoder.unfinished
+
+    @property
+    def writable(self) -> bool:
+        """The agent takes what is written."""
+        return self._writable.is_set()
+
+    def write(self, payload: bytes) -> None:
+        """Writes one frame."""
+        self._transport.writelines((encode_header(len(payload)), payload))
+
+    async def drained(self) -> None:
+        """Waits until the agent takes more."""
+        await self._writable.wait()
+
+    def close(self) -> None:
+        """Closes after what was written has been sent."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Closes at once."""
+        self._transport.abort()
+
+    async def _serve(self) -> None:
+        try:
+            while True:
+                while not self._frames:
+                    self._server.became_idle()
+                    self._waiter = asyncio.get_running_loop().create_future()
+                    await self._waiter
+                self.busy = True
+                await self._server.exchanges.run(self._frames.popleft(), self)
+                self.busy = False
+        except asyncio.CancelledError:
+            pass  # the connection is lost
+        except Exception:
+            log.exception("closing a connection")
+            self._transport.abort()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Outbox:
+    """Reply frames from the event loop or from a handler's thread, held up while the agent takes no more."""
+
+    WRITE_AHEAD = 16
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._places = threading.Semaphore(self.WRITE_AHEAD)
+        self._owed = 0  # places to give back when the connection is writable again
+        self._closed = False
+
+    def put_from_thread(self, payload: bytes) -> bool:
+        """Writes a frame; blocks while the agent is behind. False if the connection is lost."""
+        self._places.acquire()
+        if self._closed:
+            self._places.release()
+            return False
+        self._loop.call_soon_threadsafe(self._write, payload)
+        return True
+
+    async def put(self, payload: bytes) -> None:
+        """Writes a frame, once the agent takes it."""
+        await self._connection.drained()
+        self._connection.write(payload)
+
+    def resume(self) -> None:
+        """The agent takes more again."""
+        if self._owed:
+            owed, self._owed = self._owed, 0
+            self._places.release(owed)
+
+    def close(self) -> None:
+        """The connection is lost: threads that wait here go on."""
+        self._closed = True
+        self._places.release()  # one wakes, and its release wakes the next
+
+    def _write(self, payload: bytes) -> None:
+        if not self._closed:
+            self._connection.write(payload)
+        if self._connection.writable:
+            self._places.release()
+        else:
+            self._owed += 1
+
+
+class WorkerServer:
+    """Listens on a Unix socket and serves the agents that connect.
+
+    Args:
+        exchanges: what runs each exchange.
+        max_frame_bytes: the greatest request frame that is accepted.
+    """
+
+    def __init__(self, exchanges: Exchanges, *, max_frame_bytes: int) -> None:
+        self.exchanges = exchanges
+        self.max_frame_bytes = max_frame_bytes
+        self._connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+        self._idle = asyncio.Event()
+
+    async def start(self, path: str) -> None:
+        """Listens on `path`, which must not exist, for this user alone.
+
+        Raises:
+            OSError: the path cannot be listened on.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)
+        try:
+            sock.bind(path)
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            os.umask(mask)
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: Connection(self), sock=sock, backlog=BACKLOG
+        )
+
+    async def drain(self, grace: float) -> bool:
+        """Takes no more connections, lets the exchanges under way end, and closes; False if some were cut off.
+
+        What an agent had sent before it learned that the worker leaves is in the sockets already; it is served.
+        """
+        if self._server is not None:
+            self._server.close()
+        # Two turns of the loop: the first polls the sockets, the second runs what had arrived in them.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(grace):
+                while not all(connection.idle for connection in self._connections):
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            return False
+        finally:
+            for connection in tuple(self._connections):
+                if connection.idle:
+                    connection.close()
+                else:
+                    connection.abort()
+        return True
+
+    def admit(self, connection: Connection) -> bool:
+        """Whether a new connection may stay: there is room, and it is from this user or root."""
+        sock = cast(socket.socket, connection._transport.get_extra_info("socket"))
+        _, uid, _ = PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size))
+        if uid not in (os.getuid(), 0):
+            log.warning("refused a connection", extra={"reason": f"it comes from uid {uid}"})
+            return False
+        if len(self._connections) >= MAX_CONNECTIONS:
+            log.warning("refused a connection", extra={"reason": f"{MAX_CONNECTIONS} are open"})
+            return False
+        self._connections.add(connection)
+        return True
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is closed."""
+        self._connections.discard(connection)
+        self._idle.set()
+
+    def became_idle(self) -> None:
+        """A connection has ended its exchange."""
+        self._idle.set()
