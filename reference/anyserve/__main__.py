@@ -1,0 +1,5 @@
+"""`python -m anyserve`."""
+
+from anyserve.cli import main
+
+main(prog_name="anyserve")

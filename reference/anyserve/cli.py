@@ -1,0 +1,181 @@
+"""The command line: `anyserve APP` serves; `anyserve workers` and `anyserve infer` talk to a running instance."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from anyserve import logs
+from anyserve.agent.config import AgentConfig
+from anyserve.cli_client import infer, workers
+from anyserve.sockets import SocketDirectoryError, default_socket_dir
+
+__all__ = ["main"]
+
+DEFAULTS = AgentConfig()
+IMPLEMENTATIONS = ("reference", "native")
+
+
+def available_implementations() -> tuple[str, ...]:
+    """The agents that this installation has."""
+    native = importlib.util.find_spec("anyserve._native") is not None
+    return ("reference", "native") if native else ("reference",)
+
+
+class _DefaultCommand(click.Group):
+    """A group whose `serve` needs not be named, so that `anyserve my_app:app` works."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ("--help", "-h", "--version")):
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        serve = self.commands["serve"]
+        serve_context = click.Context(serve, info_name="anyserve", show_default=True)
+        serve.format_usage(serve_context, formatter)
+        serve.format_help_text(serve_context, formatter)
+        serve.format_options(serve_context, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(f"anyserve {version('anyserve')} (agents: {', '.join(available_implementations())})")
+        ctx.exit()
+
+
+@click.group(
+    cls=_DefaultCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "ANYSERVE", "show_default": True},
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version)
+def main() -> None:
+    """anyserve serves any capability from any process over KServe v2 gRPC."""
+
+
+@main.command(context_settings={"auto_envvar_prefix": "ANYSERVE"})
+@click.argument("app", required=False)
+@click.option("--host", default=DEFAULTS.host, help="Address of the client port.")
+@click.option("--port", default=DEFAULTS.port, type=click.IntRange(0, 65535), help="Client port; 0 takes a free one.")
+@click.option("--management-host", default=DEFAULTS.management_host, help="Address of the management port.")
+@click.option(
+    "--management-port",
+    default=DEFAULTS.management_port,
+    type=click.IntRange(0, 65535),
+    help="Management port, where workers register; 0 takes a free one.",
+)
+@click.option(
+    "--management-token",
+    default=None,
+    help="Demand `authorization: Bearer TOKEN` at the management port. "
+    "Better given as ANYSERVE_MANAGEMENT_TOKEN: command lines are visible to others.",
+)
+@click.option("--workers", default=1, type=click.IntRange(1, 256), help="Processes per group of the app.")
+@click.option(
+    "--impl",
+    default=None,
+    type=click.Choice(IMPLEMENTATIONS),
+    help="Which agent; native where it is installed, else reference.",
+)
+@click.option("--factory", is_flag=True, help="APP names a function that returns the app.")
+@click.option("--app-dir", default=".", type=click.Path(exists=True, file_okay=False), help="Where to import APP from.")
+@click.option("--reload", is_flag=True, help="Replace the workers when a Python file in the app's directory changes.")
+@click.option("--grace", default=30.0, type=click.FloatRange(0), help="Seconds for calls under way when stopping.")
+@click.option("--socket-dir", default=default_socket_dir, help="Private directory (0700) of the workers' sockets.")
+@click.option(
+    "--orphan-timeout",
+    default=30.0,
+    type=click.FloatRange(0.1),
+    help="Seconds that a worker stays without its agent, waiting for one to come back.",
+)
+@click.option("--heartbeat-interval", default=1.0, type=click.FloatRange(0.01), help="Seconds between heartbeats.")
+@click.option(
+    "--heartbeat-timeout",
+    default=DEFAULTS.heartbeat_timeout,
+    type=click.FloatRange(0.1),
+    help="Seconds without a heartbeat after which a worker is dropped.",
+)
+@click.option(
+    "--connect-timeout",
+    default=DEFAULTS.connect_timeout,
+    type=click.FloatRange(0.001),
+    help="Seconds to wait for room in a worker's accept backlog.",
+)
+@click.option(
+    "--queue-size", default=DEFAULTS.queue_size, type=click.IntRange(0), help="Requests waiting in one queue."
+)
+@click.option(
+    "--max-message-bytes",
+    default=DEFAULTS.max_message_bytes,
+    type=click.IntRange(1, (1 << 31) - 1),
+    help="Greatest request or reply.",
+)
+@click.option(
+    "--max-concurrent-rpcs", default=DEFAULTS.max_concurrent_rpcs, type=click.IntRange(1), help="Client calls at once."
+)
+@click.option(
+    "--max-stream-requests",
+    default=DEFAULTS.max_stream_requests,
+    type=click.IntRange(1),
+    help="Requests at once within one ModelStreamInfer call.",
+)
+@click.option(
+    "--default-max-concurrency",
+    default=DEFAULTS.default_max_concurrency,
+    type=click.IntRange(1),
+    help="Exchanges at once for a registration that states no number.",
+)
+@click.option("--max-workers", default=DEFAULTS.max_workers, type=click.IntRange(1), help="Registered workers.")
+@click.option(
+    "--max-registrations",
+    default=DEFAULTS.max_registrations,
+    type=click.IntRange(1),
+    help="Registrations of all workers together.",
+)
+@click.option(
+    "--max-watchers", default=DEFAULTS.max_watchers, type=click.IntRange(1), help="WatchEvents calls at once."
+)
+@click.option("--log-format", default="text", type=click.Choice(logs.FORMATS), help="How log lines are written.")
+@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+def serve(app: str | None, impl: str | None, **options: Any) -> None:
+    """Serve APP (module:attribute), or, without APP, a bare agent for workers that register by themselves.
+
+    Every option can be given as an environment variable too, e.g. ANYSERVE_PORT=8000.
+    """
+    if impl is not None and impl not in available_implementations():
+        raise click.UsageError(
+            "the native agent is not in this installation: use --impl reference, or leave --impl out"
+        )
+    logs.configure(options["log_format"], options["log_level"])
+    if options["reload"] and app is None:
+        raise click.UsageError("--reload needs an APP to reload")
+    sys.exit(_serve(app, options))
+
+
+def _serve(app: str | None, options: dict[str, Any]) -> int:
+    # Imported here: the other commands, and `--help`, need none of it.
+    from anyserve.agent import PortInUse  # noqa: PLC0415
+    from anyserve.control.serving import ServeOptions  # noqa: PLC0415
+    from anyserve.control.serving import serve as run
+    from anyserve.control.supervisor import StartFailed  # noqa: PLC0415
+
+    agent_options = {name: options.pop(name) for name in AgentConfig.__dataclass_fields__ if name in options}
+    try:
+        asyncio.run(run(AgentConfig(**agent_options), ServeOptions(app=app, **options)))
+    except (PortInUse, SocketDirectoryError, StartFailed) as error:
+        click.echo(f"anyserve: error: {error}", err=True)
+        return 1
+    return 0
+
+
+main.add_command(workers)
+main.add_command(infer)
+
+if __name__ == "__main__":
+    main()

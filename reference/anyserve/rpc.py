@@ -1,0 +1,82 @@
+"""gRPC callables and handlers straight from a service's descriptor.
+
+The build generates message modules alone, no `*_pb2_grpc`. This room tells grpc
+the paths, arities and message classes that such a module would hold; it opens no
+channel and starts no server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+__all__ = ["callables", "handler"]
+
+
+def callables(channel: Any, service: ServiceDescriptor) -> dict[str, Callable[..., Any]]:
+    """Makes what a client calls: the service's method names with their multi-callables.
+
+    Args:
+        channel: a `grpc.Channel` or a `grpc.aio.Channel`.
+        service: e.g. `grpc_predict_v2_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]`.
+    """
+    return {
+        method.name: getattr(channel, _arity(method))(
+            f"/{service.full_name}/{method.name}",
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        for method in service.methods
+    }
+
+
+def handler(
+    service: ServiceDescriptor, implementations: Mapping[str, Callable[..., Any]], *, raw: Collection[str] = ()
+) -> grpc.GenericRpcHandler:
+    """Makes what a server serves. Methods without an implementation answer UNIMPLEMENTED.
+
+    Args:
+        service: the service's descriptor.
+        implementations: method name -> function of (request or request iterator,
+            context), in any form that the server takes: plain functions and
+            generators, for `grpc.aio` also async ones.
+        raw: names of the methods that receive and return serialized messages, as bytes.
+
+    Raises:
+        ValueError: a name is not one of the service's methods.
+    """
+    unknown = {*implementations, *raw} - set(service.methods_by_name)
+    if unknown:
+        raise ValueError(f"{service.full_name} has no method {', '.join(sorted(unknown))}")
+    handlers = {}
+    for method in service.methods:
+        make = getattr(grpc, f"{_arity(method)}_rpc_method_handler")
+        behaviour = implementations.get(method.name) or _refusal(method.name)
+        if method.name in raw:
+            handlers[method.name] = make(behaviour)
+            continue
+        handlers[method.name] = make(
+            behaviour,
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def _arity(method: MethodDescriptor) -> str:
+    request = "stream" if method.client_streaming else "unary"
+    response = "stream" if method.server_streaming else "unary"
+    return f"{request}_{response}"
+
+
+def _refusal(name: str) -> Callable[[Any, Any], NoReturn]:
+    # A plain function that raises: sync and aio servers take it, whatever the method's arity.
+    def refuse(_request: Any, context: Any) -> NoReturn:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not implemented by this server")
+        raise AssertionError("abort() raises")
+
+    return refuse
