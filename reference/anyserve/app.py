@@ -21,6 +21,8 @@ __all__ = ["AnyServe", "Declaration", "Group", "Worker"]
 
 DEFAULT_MAX_CONCURRENCY = 10
 MAX_CONCURRENCY = 1024
+FUNCTIONS = "functions"
+"""Name of the group of all handlers that are functions."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 WorkerClass = TypeVar("WorkerClass", bound="type[Worker]")
@@ -88,7 +90,7 @@ class AnyServe:
 
     def groups(self) -> tuple[Group, ...]:
         """The groups of handlers that run in a process of their own each."""
-        functions = (Group("functions", tuple(self._functions)),) if self._functions else ()
+        functions = (Group(FUNCTIONS, tuple(self._functions)),) if self._functions else ()
         return (*functions, *self._classes)
 
     def capability(
@@ -236,6 +238,8 @@ class AnyServe:
             handler = Handler.of_method(class_.handle, stream=stream)
             declarations = tuple(_declaration(c, handler, options) for c in capabilities)
             self._check_new(declarations)
+            if class_.__name__ in (FUNCTIONS, *(group.name for group in self._classes)):
+                raise ValueError(f"this app has a group {class_.__name__!r} already: give the class another name")
             self._classes.append(Group(class_.__name__, declarations, class_, gpus))
             return class_
 

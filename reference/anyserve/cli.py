@@ -161,13 +161,12 @@ def serve(app: str | None, impl: str | None, **options: Any) -> None:
 def _serve(app: str | None, options: dict[str, Any]) -> int:
     # Imported here: the other commands, and `--help`, need none of it.
     from anyserve.agent import PortInUse  # noqa: PLC0415
-    from anyserve.control.serving import ServeOptions  # noqa: PLC0415
-    from anyserve.control.serving import serve as run
+    from anyserve.control import serving  # noqa: PLC0415
     from anyserve.control.supervisor import StartFailed  # noqa: PLC0415
 
     agent_options = {name: options.pop(name) for name in AgentConfig.__dataclass_fields__ if name in options}
     try:
-        asyncio.run(run(AgentConfig(**agent_options), ServeOptions(app=app, **options)))
+        asyncio.run(serving.serve(AgentConfig(**agent_options), serving.ServeOptions(app=app, **options)))
     except (PortInUse, SocketDirectoryError, StartFailed) as error:
         click.echo(f"anyserve: error: {error}", err=True)
         return 1

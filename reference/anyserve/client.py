@@ -1,4 +1,3 @@
-
 """The clients: `AnyserveClient` (blocking) and `AsyncAnyserveClient` (asyncio), over gRPC.
 
 Pure functions turn arguments into requests, metadata and deadlines, and what comes

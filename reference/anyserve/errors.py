@@ -60,10 +60,8 @@ class InferenceError(Exception):
 
 def _code(code: Code | int | str | _NamedStatus) -> Code:
     try:
-        if isinstance(code, int):
-            found = Code(code)
-        else:
-            found = Code[(code if isinstance(code, str) else code.name).upper()]
+        name = code if isinstance(code, str) else getattr(code, "name", "")
+        found = Code(code) if isinstance(code, int) else Code[name.upper()]
     except (ValueError, KeyError):
         raise ValueError(f"{code!r} is not a gRPC status code; use one of {', '.join(c.name for c in Code)}") from None
     if found is Code.OK:

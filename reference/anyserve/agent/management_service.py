@@ -129,7 +129,7 @@ class ManagementService:
                 await context.write(
                     pb.Event(
                         sequence=self._events.sequence,
-                        type=EventType.MODEL_REGISTERED.value,
+                        type=EventType.MODEL_REGISTERED.name,
                         worker_id=registration.worker_id,
                         registration=_registration_message(registration),
                     )
@@ -231,7 +231,7 @@ def _event_message(event: Event) -> pb.Event:
     return pb.Event(
         sequence=event.sequence,
         time_unix_ms=event.time_unix_ms,
-        type=event.type.value,
+        type=event.type.name,
         worker_id=event.worker_id,
         registration=_registration_message(event.registration) if event.registration else None,
         message=event.message,

@@ -19,11 +19,12 @@ __all__ = ["EXTENSIONS", "Lifecycle", "ModelInfo"]
 
 EXTENSIONS = ("model_configuration", "model_repository", "statistics", "binary_tensor_data", "parameters")
 
-DATA_TYPES = {"BYTES": pb.TYPE_STRING} | {
-    name.removeprefix("TYPE_"): number
-    for name, number in pb.DataType.items()
+DATA_TYPES = {"BYTES": "TYPE_STRING"} | {
+    name.removeprefix("TYPE_"): name
+    for name in pb.DataType.DESCRIPTOR.values_by_name
     if name not in ("TYPE_INVALID", "TYPE_STRING")
 }
+"""The protocol's datatypes as the model configuration names them."""
 
 
 class Lifecycle(Protocol):
@@ -82,11 +83,11 @@ class ModelInfo:
                 platform=registration.platform,
                 backend="anyserve",
                 input=[
-                    pb.ModelInput(name=t.name, data_type=DATA_TYPES.get(t.datatype, 0), dims=t.shape)
+                    pb.ModelInput(name=t.name, data_type=DATA_TYPES.get(t.datatype, "TYPE_INVALID"), dims=t.shape)
                     for t in registration.inputs
                 ],
                 output=[
-                    pb.ModelOutput(name=t.name, data_type=DATA_TYPES.get(t.datatype, 0), dims=t.shape)
+                    pb.ModelOutput(name=t.name, data_type=DATA_TYPES.get(t.datatype, "TYPE_INVALID"), dims=t.shape)
                     for t in registration.outputs
                 ],
                 model_transaction_policy=pb.ModelTransactionPolicy(decoupled=registration.stream),

@@ -73,13 +73,14 @@ class StandardServices:
 
     async def _server_reflection_info(self, requests: AsyncIterator[Any], context: Context) -> None:
         async def serve() -> None:
-            async for response in self._reflection.ServerReflectionInfo(requests, context):
+            responses: Any = self._reflection.ServerReflectionInfo(requests, context)
+            async for response in responses:
                 await context.write(response)
 
         await until(self._closing, serve())
 
 
-class _Health(HealthServicer):  # type: ignore[misc]
+class _Health(HealthServicer):
     """grpcio's health service, whose watchers end when the server closes."""
 
     def __init__(self, closing: asyncio.Event) -> None:

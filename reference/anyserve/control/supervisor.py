@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from anyserve.control.worker_process import GroupInfo, LaunchOptions, WorkerProcess
+from anyserve.control.worker_process import GroupInfo, LaunchOptions, LoadedApp, WorkerProcess
 from anyserve.errors import Code, InferenceError
 
 __all__ = ["StartFailed", "Supervisor"]
@@ -43,19 +43,15 @@ class AgentReadiness(Protocol):
 
 
 class _Place:
-    """One worker process that should be running: of a group, by number."""
+    """One worker process that should be running."""
 
-    def __init__(self, supervisor: Supervisor, group: int, number: int) -> None:
-        self._supervisor = supervisor
-        self._group = group
-        self._number = number
-        self.process: WorkerProcess | None = None
+    def __init__(self, launch_options: LaunchOptions, group: str | None) -> None:
+        self._launch_options = launch_options
         self._backoff = FIRST_BACKOFF
         self._keeper: asyncio.Task[None] | None = None
-
-    @property
-    def group(self) -> int:
-        return self._group
+        self.group = group
+        """The group's name; None for the first, until the app is loaded."""
+        self.process: WorkerProcess | None = None
 
     @property
     def wanted(self) -> bool:
@@ -63,14 +59,13 @@ class _Place:
         return self._keeper is not None
 
     async def launch(self) -> WorkerProcess:
-        """Starts a process here, without waiting for it."""
-        worker_id = f"w{self._group}-{self._number}-{secrets.token_hex(4)}"
-        process = await WorkerProcess.start(self._supervisor.launch_options, worker_id, self._group)
-        self.process = process
-        return process
+        """Starts a process for this place, without waiting for it or putting it here."""
+        worker_id = f"worker-{secrets.token_hex(4)}"
+        return await WorkerProcess.start(self._launch_options, worker_id, self.group)
 
-    def keep(self) -> None:
-        """From now on restarts the process when it ends."""
+    def keep(self, process: WorkerProcess) -> None:
+        """Puts a process here and from now on restarts it when it ends."""
+        self.process = process
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
 
@@ -81,19 +76,17 @@ class _Place:
             await asyncio.wait((self._keeper,))
             self._keeper = None
         if self.process is not None:
-            await self.process.stop(self._supervisor.launch_options.grace)
+            await self.process.stop(self._launch_options.grace)
             self.process = None
 
-    async def replace(self) -> bool:
-        """Starts a new process, and stops the old one when the new has registered; False if it did not."""
-        old = self.process
-        new = await self.launch()
+    async def replace(self, new: WorkerProcess) -> bool:
+        """Stops the old process when the new one has registered; False if it did not, and the old one stays."""
         if not await new.wait_registered():
-            log.error("the new worker failed; the old one stays", extra={"reason": new.failure})
-            self.process = old
+            log.error("the new worker failed, the old one stays", extra={"reason": new.failure})
             return False
+        old, self.process = self.process, new
         if old is not None:
-            await old.stop(self._supervisor.launch_options.grace)
+            await old.stop(self._launch_options.grace)
         return True
 
     async def _keep(self) -> None:
@@ -110,11 +103,11 @@ class _Place:
                     log.error("worker crashed", extra={"worker": process.worker_id, "reason": process.failure})
             if time.monotonic() - started > STABLE_AFTER:
                 self._backoff = FIRST_BACKOFF
-            log.info("restarting a worker", extra={"group": self._group, "after": self._backoff})
+            log.info("restarting a worker", extra={"group": self.group, "after": self._backoff})
             await asyncio.sleep(self._backoff)
             self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
             try:
-                await self.launch()
+                self.process = await self.launch()
             except OSError as error:
                 self.process = None
                 log.error("cannot start a worker", extra={"reason": str(error)})
@@ -130,13 +123,16 @@ class Supervisor:
     """
 
     def __init__(self, launch_options: LaunchOptions, workers: int, agent: AgentReadiness) -> None:
-        self.launch_options = launch_options
+        self._launch_options = launch_options
         self._workers = workers
         self._agent = agent
         self._places: list[_Place] = []
-        self._groups: Sequence[GroupInfo] = ()
-        self.capabilities: Sequence[str] = ()
+        self._app = LoadedApp((), ())
+
+    @property
+    def capabilities(self) -> Sequence[str]:
         """What the app declares, for people to read."""
+        return self._app.capabilities
 
     async def start(self) -> None:
         """Starts the app's workers and waits until all of them have registered.
@@ -146,18 +142,18 @@ class Supervisor:
         Raises:
             StartFailed: a worker ended before it had registered. No process is left.
         """
-        first = _Place(self, 0, 0)
+        first = _Place(self._launch_options, None)
         self._places = [first]
         try:
-            process = await self._launch_expected(first)
-            loaded = await process.wait_loaded()
+            first.process = await self._launch_expected(first)
+            loaded = await first.process.wait_loaded()
             if loaded is None:
-                raise StartFailed(process.failure)
-            self._groups, self.capabilities = loaded.groups, loaded.capabilities
-            others = [_Place(self, g, n) for g in range(len(self._groups)) for n in range(self._workers)][1:]
-            self._places += others
-            for place in others:
-                await self._launch_expected(place)
+                raise StartFailed(first.process.failure)
+            self._app = loaded
+            first.group = loaded.groups[0].name
+            self._places += self._places_for(loaded.groups)[1:]
+            for place in self._places[1:]:
+                place.process = await self._launch_expected(place)
             await self._wait_all_registered()
         except OSError as error:
             await self.stop()
@@ -166,7 +162,8 @@ class Supervisor:
             await self.stop()
             raise
         for place in self._places:
-            place.keep()
+            if place.process is not None:
+                place.keep(place.process)
 
     async def stop(self) -> None:
         """Drains and stops every worker (`lifecycle.drain`)."""
@@ -178,12 +175,41 @@ class Supervisor:
             if place.process is not None:
                 place.process.kill()
 
-    async def reload(self) -> None:
-        """Replaces every worker by a new one with the app as it is now; one that fails to start replaces nothing."""
-        for place in self._places:
-            if place.wanted and not await place.replace():
-                return
-        log.info("reloaded")
+    async def reload(self) -> bool:
+        """Replaces every worker by a new one with the app as it is now.
+
+        Each old one stays until the new one has registered. If the app does not load
+        or a new worker fails, what runs is left as it is, and this returns False.
+        """
+        kept = [place for place in self._places if place.wanted]
+        if not kept:
+            return True
+        first = await kept[0].launch()
+        loaded = await first.wait_loaded()
+        if loaded is None:
+            log.error("the app does not load, the old workers stay", extra={"reason": first.failure})
+            return False
+        names = {group.name for group in loaded.groups}
+        for place in kept:
+            if place.group in names:
+                new = first if place is kept[0] else await place.launch()
+                if not await place.replace(new):
+                    return False
+        await self._follow(loaded)
+        log.info("reloaded", extra={"capabilities": list(loaded.capabilities)})
+        return True
+
+    async def _follow(self, loaded: LoadedApp) -> None:
+        """Starts the groups that a reloaded app has more, and stops those that it has no longer."""
+        here = {place.group for place in self._places}
+        names = {group.name for group in loaded.groups}
+        for place in self._places_for([group for group in loaded.groups if group.name not in here]):
+            self._places.append(place)
+            place.keep(await place.launch())
+        gone = [place for place in self._places if place.group not in names]
+        self._places = [place for place in self._places if place.group in names]
+        self._app = loaded
+        await asyncio.gather(*(place.stop() for place in gone))
 
     async def load(self, model_name: str) -> bool:
         """Starts the workers that serve a model and waits for them; False if the app does not declare it.
@@ -198,7 +224,7 @@ class Supervisor:
             process = await place.launch()
             if not await process.wait_registered():
                 raise InferenceError(Code.UNAVAILABLE, f"model {model_name!r}: its worker did not start; see the logs")
-            place.keep()
+            place.keep(process)
         return bool(places)
 
     async def unload(self, model_name: str) -> bool:
@@ -209,7 +235,7 @@ class Supervisor:
         """
         places = self._places_of(model_name)
         for place in places:
-            others = [m for m in self._groups[place.group].models if m != model_name]
+            others = [m for m in self._models(place) if m != model_name]
             if others:
                 raise InferenceError(
                     Code.FAILED_PRECONDITION,
@@ -219,8 +245,14 @@ class Supervisor:
         await asyncio.gather(*(place.stop() for place in places))
         return bool(places)
 
+    def _places_for(self, groups: Sequence[GroupInfo]) -> list[_Place]:
+        return [_Place(self._launch_options, group.name) for group in groups for _ in range(self._workers)]
+
     def _places_of(self, model_name: str) -> list[_Place]:
-        return [place for place in self._places if model_name in self._groups[place.group].models]
+        return [place for place in self._places if model_name in self._models(place)]
+
+    def _models(self, place: _Place) -> tuple[str, ...]:
+        return next((group.models for group in self._app.groups if group.name == place.group), ())
 
     async def _launch_expected(self, place: _Place) -> WorkerProcess:
         process = await place.launch()

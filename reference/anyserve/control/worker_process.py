@@ -72,8 +72,8 @@ class WorkerProcess:
         self._listener = asyncio.create_task(self._listen(report))
 
     @classmethod
-    async def start(cls, options: LaunchOptions, worker_id: str, group: int) -> WorkerProcess:
-        """Starts a process that serves one group of the app.
+    async def start(cls, options: LaunchOptions, worker_id: str, group: str | None) -> WorkerProcess:
+        """Starts a process that serves one group of the app, the first for None.
 
         Raises:
             OSError: the operating system refuses.
@@ -89,7 +89,7 @@ class WorkerProcess:
                 "-m",
                 "anyserve.worker",
                 options.app,
-                f"--group={group}",
+                *((f"--group={group}",) if group is not None else ()),
                 f"--worker-id={worker_id}",
                 f"--grace={options.grace}",
                 f"--report-fd={write_end}",
@@ -101,7 +101,7 @@ class WorkerProcess:
             )
         finally:
             os.close(write_end)
-        log.info("worker started", extra={"worker": worker_id, "pid": process.pid})
+        log.info("worker started", extra={"worker": worker_id, "pid": process.pid, "group": group or "first"})
         return cls(worker_id, process, report)
 
     @property

@@ -112,7 +112,7 @@ class Context:
     ) -> AsyncIterator[ModelInferResponse]:
         """Like `acall`, for a capability that streams its replies."""
         replies = self._client().stream(target, inputs, metadata=self.metadata, timeout=self._timeout(timeout))
-        async with aclosing(replies) as closing:  # type: ignore[type-var]
+        async with aclosing(replies) as closing:
             async for reply in closing:
                 yield reply
 

@@ -40,7 +40,7 @@ class WorkerOptions:
     app: str
     factory: bool
     app_dir: str
-    group: int
+    group: str | None
     worker_id: str
     socket_dir: str
     management_address: str
@@ -74,9 +74,10 @@ def _load(options: WorkerOptions, report: Report) -> Group:
     app: AnyServe = load_app(options.app, factory=options.factory, app_dir=options.app_dir)
     groups = app.groups()
     report.loaded(groups)
-    if options.group >= len(groups):
-        raise ValueError(f"the app has {len(groups)} groups, there is no number {options.group}")
-    return groups[options.group]
+    for group in groups:
+        if options.group in (None, group.name):
+            return group
+    raise ValueError(f"the app has no group {options.group!r}, but {', '.join(g.name for g in groups)}")
 
 
 def _exit_on_signal(_signal: int, _frame: Any) -> None:
