@@ -129,7 +129,7 @@ def main() -> None:
     "--default-max-concurrency",
     default=DEFAULTS.default_max_concurrency,
     type=click.IntRange(1),
-    help="Exchanges at once for a registration that states no number.",
+    help="Exchanges at once over all registrations of a worker that state no number.",
 )
 @click.option("--max-workers", default=DEFAULTS.max_workers, type=click.IntRange(1), help="Registered workers.")
 @click.option(

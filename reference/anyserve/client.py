@@ -48,6 +48,9 @@ LONGEST_PAUSE = 0.5
 # gRPC's own pause between connection attempts grows to two minutes; `wait_ready` would sit it out.
 CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500))
 
+# `stream` sends one request. Said as a stream of one, grpc.aio may lose the status of a server that refuses
+# at once (grpc issue 36066).
+_SINGLE_REQUEST = frozenset({"ModelStreamInfer"})
 _SERVING = kserve.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _MANAGEMENT = management.DESCRIPTOR.services_by_name["WorkerManagement"]
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]):(?P<port>[0-9]{1,5})")
@@ -274,7 +277,7 @@ class _Channels:
         self._lock = threading.Lock()  # of two threads that come first, one opens the channel
         self._channels: dict[str, Any] = {}
         self._callables: dict[str, dict[str, Callable[..., Any]]] = {}
-        self._closed = False
+        self.closed = False
 
     def callable(self, call: _Call[Any]) -> Callable[..., Any]:
         """Finds what sends `call`.
@@ -285,20 +288,20 @@ class _Channels:
         """
         service = call.service
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise RuntimeError("the client is closed")
             if service.name not in self._channels:
                 address = self._addresses[service.name]
                 if address is None:
                     raise ValueError("a Unix socket has no default management port; give management_address")
                 channel = self._channels[service.name] = self._open_channel(address, options=self._options)
-                self._callables[service.name] = rpc.callables(channel, service)
+                self._callables[service.name] = rpc.callables(channel, service, single_request=_SINGLE_REQUEST)
             return self._callables[service.name][call.method]
 
     def close(self) -> list[Any]:
         """Lets no call start any more, and gives the channels to close."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             return list(self._channels.values())
 
 
@@ -508,7 +511,7 @@ class AnyserveClient(_Client):
             return call.read(send(call.request, timeout=call.timeout, metadata=call.metadata))
 
     def _iterate(self, call: _Call[T]) -> Generator[T, None, None]:
-        messages = self._channels.callable(call)(iter([call.request]), timeout=call.timeout, metadata=call.metadata)
+        messages = self._channels.callable(call)(call.request, timeout=call.timeout, metadata=call.metadata)
         try:
             with _inference_errors():
                 for message in messages:
@@ -623,15 +626,28 @@ class AsyncAnyserveClient(_Client):
     ) -> None:
         await self.close()
 
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            with _inference_errors():
+                yield
+        except asyncio.CancelledError as error:
+            # grpc.aio raises this for an RPC that close() ended, too; to asyncio it would mean that the
+            # task was cancelled, which would end it without a word.
+            task = asyncio.current_task()
+            if not self._channels.closed or (task and task.cancelling()):
+                raise
+            raise InferenceError(Code.CANCELLED, "the client was closed") from error
+
     async def _run(self, call: _Call[T]) -> T:
         send = self._channels.callable(call)
-        with _inference_errors():
+        with self._errors():
             return call.read(await send(call.request, timeout=call.timeout, metadata=call.metadata))
 
     async def _iterate(self, call: _Call[T]) -> AsyncGenerator[T, None]:
-        messages = self._channels.callable(call)([call.request], timeout=call.timeout, metadata=call.metadata)
+        messages = self._channels.callable(call)(call.request, timeout=call.timeout, metadata=call.metadata)
         try:
-            with _inference_errors():
+            with self._errors():
                 async for message in messages:
                     yield call.read(message)
         finally:

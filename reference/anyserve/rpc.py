@@ -7,8 +7,8 @@ channel and starts no server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -17,15 +17,19 @@ from google.protobuf.message_factory import GetMessageClass
 __all__ = ["callables", "handler"]
 
 
-def callables(channel: Any, service: ServiceDescriptor) -> dict[str, Callable[..., Any]]:
+def callables(
+    channel: Any, service: ServiceDescriptor, *, single_request: Collection[str] = ()
+) -> dict[str, Callable[..., Any]]:
     """Makes what a client calls: the service's method names with their multi-callables.
 
     Args:
         channel: a `grpc.Channel` or a `grpc.aio.Channel`.
         service: e.g. `grpc_predict_v2_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]`.
+        single_request: names of methods that take a stream of requests, to be called
+            with one request in its place; on the wire it is a stream of one.
     """
     return {
-        method.name: getattr(channel, _arity(method))(
+        method.name: getattr(channel, _arity(method, single_request))(
             f"/{service.full_name}/{method.name}",
             request_serializer=GetMessageClass(method.input_type).SerializeToString,
             response_deserializer=GetMessageClass(method.output_type).FromString,
@@ -42,8 +46,8 @@ def handler(
     Args:
         service: the service's descriptor.
         implementations: method name -> function of (request or request iterator,
-            context), in any form that the server takes: plain functions and
-            generators, for `grpc.aio` also async ones.
+            context), in any form that the server takes: plain functions, generators
+            for streamed responses, and on `grpc.aio` the async form of both.
         raw: names of the methods that receive and return serialized messages, as bytes.
 
     Raises:
@@ -55,7 +59,7 @@ def handler(
     handlers = {}
     for method in service.methods:
         make = getattr(grpc, f"{_arity(method)}_rpc_method_handler")
-        behaviour = implementations.get(method.name) or _refusal(method.name)
+        behaviour = implementations.get(method.name) or _refusal(method)
         if method.name in raw:
             handlers[method.name] = make(behaviour)
             continue
@@ -67,16 +71,22 @@ def handler(
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def _arity(method: MethodDescriptor) -> str:
-    request = "stream" if method.client_streaming else "unary"
+def _arity(method: MethodDescriptor, single_request: Collection[str] = ()) -> str:
+    request = "stream" if method.client_streaming and method.name not in single_request else "unary"
     response = "stream" if method.server_streaming else "unary"
     return f"{request}_{response}"
 
 
-def _refusal(name: str) -> Callable[[Any, Any], NoReturn]:
-    # A plain function that raises: sync and aio servers take it, whatever the method's arity.
-    def refuse(_request: Any, context: Any) -> NoReturn:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not implemented by this server")
-        raise AssertionError("abort() raises")
+def _refusal(method: MethodDescriptor) -> Callable[[Any, Any], Any]:
+    message = f"{method.name} is not implemented by this server"
 
-    return refuse
+    def refuse(_request: Any, context: Any) -> None:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
+
+    def refuse_stream(_request: Any, context: Any) -> Iterator[Any]:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
+        yield
+
+    # Both of grpc's servers take these. An aio server runs plain functions and generators in a thread, but
+    # would call a plain function behind a streaming method on its loop, where abort() waits for that loop.
+    return refuse_stream if method.server_streaming else refuse

@@ -20,7 +20,7 @@ class Desk:
 
     def __init__(self, *registrations: Registration, queue_size: int = 10) -> None:
         self.registry = Registry(max_workers=100, max_registrations=100)
-        self.admission = Admission(queue_size)
+        self.admission = Admission(queue_size, default_max_concurrency=2)
         self.grants: dict[str, Slot | None] = {}
         self.tickets: dict[str, Ticket] = {}
         for each in registrations:
@@ -35,7 +35,8 @@ class Desk:
         self._changed(worker)
 
     def _changed(self, worker: str) -> None:
-        self.admission.update_worker(worker, self.registry.of_worker(worker))
+        if not self.registry.of_worker(worker):
+            self.admission.forget_worker(worker)
         self.admission.reconsider()
 
     def ask(self, name: str, type_: str = "x", excluded: set[tuple[str, str, str, str]] | None = None) -> str | None:
@@ -142,9 +143,16 @@ def test_a_withdrawn_ticket_gets_nothing() -> None:
     assert desk.worker_of("3") == "a"
 
 
-def test_a_worker_has_one_limit_over_all_it_registered() -> None:
+def test_registrations_of_one_worker_have_limits_of_their_own() -> None:
     desk = Desk(registration("a", 1), registration("a", 2, type_="y"))
-    assert [desk.ask("1", "y"), desk.ask("2"), desk.ask("3"), desk.ask("4", "y")] == ["a", "a", None, None]
+    assert [desk.ask("1"), desk.ask("2"), desk.ask("3", "y"), desk.ask("4", "y"), desk.ask("5", "y")] == [
+        "a", None, "a", "a", None,
+    ]  # fmt: skip
+
+
+def test_registrations_that_state_no_limit_share_the_default() -> None:
+    desk = Desk(registration("a", 0), registration("a", 0, type_="y"), registration("b", 0, type_="z"))
+    assert [desk.ask("1"), desk.ask("2", "y"), desk.ask("3"), desk.ask("4", "z")] == ["a", "a", None, "b"]
 
 
 def test_slots_of_a_worker_that_left_count_when_it_comes_back() -> None:

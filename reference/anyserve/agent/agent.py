@@ -51,7 +51,7 @@ class Agent:
     def __init__(self, config: AgentConfig | None = None) -> None:
         self._config = config = config or AgentConfig()
         self._registry = Registry(max_workers=config.max_workers, max_registrations=config.max_registrations)
-        self._admission = Admission(config.queue_size)
+        self._admission = Admission(config.queue_size, config.default_max_concurrency)
         self._events = EventLog(config.max_watchers)
         self._statistics = Statistics(config.max_registrations)
         self._workers = Workers(config, self._registry, self._admission, self._events)

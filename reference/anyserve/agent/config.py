@@ -34,7 +34,7 @@ class AgentConfig:
     """Requests that wait in one queue."""
 
     default_max_concurrency: int = 10
-    """Exchanges at once for a registration that states no number."""
+    """Exchanges at once over all registrations of a worker that state no number."""
     max_workers: int = 1024
     max_registrations: int = 10_000
     max_watchers: int = 64

@@ -81,7 +81,7 @@ class ManagementService:
 
     def register_model(self, request: pb.RegisterModelRequest) -> pb.RegisterModelResponse:
         try:
-            self._workers.register(registration_of(request, self._config.default_max_concurrency))
+            self._workers.register(registration_of(request))
         except RegistryFull as error:
             raise InferenceError(Code.RESOURCE_EXHAUSTED, str(error)) from error
         return pb.RegisterModelResponse(success=True, message="registered")
@@ -150,7 +150,7 @@ class ManagementService:
         )
 
 
-def registration_of(request: pb.RegisterModelRequest, default_max_concurrency: int) -> Registration:
+def registration_of(request: pb.RegisterModelRequest) -> Registration:
     """Checks a RegisterModelRequest and reads it.
 
     Raises:
@@ -174,7 +174,7 @@ def registration_of(request: pb.RegisterModelRequest, default_max_concurrency: i
         capability=_capability(request),
         annotate=bool(request.capability),
         stream=request.stream,
-        max_concurrency=request.max_concurrency or default_max_concurrency,
+        max_concurrency=request.max_concurrency,
         priority=request.priority,
         inputs=tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in request.inputs),
         outputs=tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in request.outputs),

@@ -9,7 +9,7 @@ are the caller's, who withdraws the ticket. Rules: spec `queue.*` and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from anyserve.agent.registry import Registration, Route
@@ -17,6 +17,9 @@ from anyserve.agent.registry import Registration, Route
 __all__ = ["Admission", "NothingLeft", "QueueFull", "Slot", "Ticket"]
 
 QueueKey = tuple[str, str, str]
+Pool = QueueKey | None
+"""What shares a limit: a registration that states its `max_concurrency` has a pool of its own, all others of a
+worker share one (`frame.connections.limit`)."""
 
 
 class QueueFull(Exception):
@@ -32,11 +35,11 @@ class WorkerLoad:
     """How busy one worker is."""
 
     worker_id: str
-    limit: int = 0
-    """Exchanges at once: the greatest `max_concurrency` among its registrations."""
     in_flight: int = 0
     last_chosen: int = 0
-    by_model: dict[QueueKey, int] = field(default_factory=dict)
+    used: dict[Pool, int] = field(default_factory=dict)
+    """Exchanges in flight per pool."""
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +76,12 @@ class Admission:
 
     Args:
         queue_size: how many tickets may wait in one queue.
+        default_max_concurrency: exchanges at once over all registrations of a worker that state no number.
     """
 
-    def __init__(self, queue_size: int) -> None:
+    def __init__(self, queue_size: int, default_max_concurrency: int) -> None:
         self._queue_size = queue_size
+        self._default_max_concurrency = default_max_concurrency
         self._loads: dict[str, WorkerLoad] = {}
         self._queues: dict[QueueKey, deque[Ticket]] = {}
         self._arrivals = 0
@@ -129,21 +134,22 @@ class Admission:
 
     def release(self, slot: Slot) -> None:
         """Gives a slot back, and hands it to the first ticket that can use it."""
-        load, key = slot.load, slot.registration.model_key
+        load, pool = slot.load, _pool(slot.registration)
         load.in_flight -= 1
-        load.by_model[key] -= 1
-        if not load.by_model[key]:
-            del load.by_model[key]
-        if not load.in_flight and not load.limit:
+        load.used[pool] -= 1
+        if not load.used[pool]:
+            del load.used[pool]
+        if load.gone and not load.in_flight:
             self._loads.pop(load.worker_id, None)
         self._serve()
 
-    def update_worker(self, worker_id: str, registrations: Iterable[Registration]) -> None:
-        """Tells what a worker has registered now; after the last such call comes `reconsider`."""
-        load = self._loads.setdefault(worker_id, WorkerLoad(worker_id))
-        load.limit = max((r.max_concurrency for r in registrations), default=0)
-        if not load.in_flight and not load.limit:
-            del self._loads[worker_id]
+    def forget_worker(self, worker_id: str) -> None:
+        """A worker has no registration left; what it still runs counts should it come back."""
+        load = self._loads.get(worker_id)
+        if load is not None:
+            load.gone = True
+            if not load.in_flight:
+                del self._loads[worker_id]
 
     def reconsider(self) -> None:
         """After a change of the registry: gives every waiting ticket its new tier and queue, in order of arrival."""
@@ -191,20 +197,31 @@ class Admission:
         best: tuple[int, int] | None = None
         chosen: Slot | None = None
         for registration in tier:
-            load = self._loads[registration.worker_id]
-            used = load.by_model.get(registration.model_key, 0)
-            if load.in_flight >= load.limit or used >= registration.max_concurrency:
+            load = self._load(registration.worker_id)
+            limit = registration.max_concurrency or self._default_max_concurrency
+            if load.used.get(_pool(registration), 0) >= limit:
                 continue
             rank = (load.in_flight, load.last_chosen)
             if best is None or rank < best:
                 best, chosen = rank, Slot(registration, load)
         if chosen is not None:
             self._choices += 1
-            load, key = chosen.load, chosen.registration.model_key
+            load, pool = chosen.load, _pool(chosen.registration)
             load.last_chosen = self._choices
             load.in_flight += 1
-            load.by_model[key] = load.by_model.get(key, 0) + 1
+            load.used[pool] = load.used.get(pool, 0) + 1
         return chosen
+
+    def _load(self, worker_id: str) -> WorkerLoad:
+        load = self._loads.get(worker_id)
+        if load is None:
+            load = self._loads[worker_id] = WorkerLoad(worker_id)
+        load.gone = False
+        return load
+
+
+def _pool(registration: Registration) -> Pool:
+    return registration.model_key if registration.max_concurrency else None
 
 
 def _arrival(ticket: Ticket) -> int:

@@ -41,6 +41,7 @@ class Registration:
     model_version: str
     capability: Capability
     max_concurrency: int
+    """Exchanges at once; 0: it states none."""
     annotate: bool = True
     """The worker registered a capability map, so requests to it carry `anyserve_*` parameters."""
     stream: bool = False

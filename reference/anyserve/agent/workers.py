@@ -197,7 +197,8 @@ class Workers:
             self._events.publish(EventType.MODEL_UNREGISTERED, worker_id=worker_id, registration=registration)
 
     def _changed(self, worker_id: str) -> None:
-        self._admission.update_worker(worker_id, self._registry.of_worker(worker_id))
+        if not self._registry.of_worker(worker_id):
+            self._admission.forget_worker(worker_id)
         self._admission.reconsider()
 
     def _forget(self, worker_id: str) -> None:
