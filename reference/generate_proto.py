@@ -26,6 +26,9 @@ DEFAULT_POOL = "_descriptor_pool.Default()"
 POOL_IMPORT = "from google.protobuf import descriptor_pool as _descriptor_pool\n"
 OWN_POOL_IMPORT = "from anyserve._proto._pool import POOL as _POOL\n"
 
+BUILDER_IMPORT = "from google.protobuf.internal import builder as _builder\n"
+OWN_BUILDER_IMPORT = "from anyserve._proto import _pool as _builder\n"
+
 STUB_IMPORTS = "from collections.abc import Mapping as _TensorMapping\nimport numpy as _numpy\n"
 STUB_METHODS = {
     "class ModelInferRequest(_message.Message):\n": (
@@ -62,7 +65,8 @@ def main(protoc: str, proto_dir: Path, output_dir: Path) -> None:
     for name in FILES:
         module = output_dir / f"{name}_pb2.py"
         text = replace_once(module.read_text(), DEFAULT_POOL, "_POOL", module)
-        module.write_text(replace_once(text, POOL_IMPORT, OWN_POOL_IMPORT, module))
+        text = replace_once(text, POOL_IMPORT, OWN_POOL_IMPORT, module)
+        module.write_text(replace_once(text, BUILDER_IMPORT, OWN_BUILDER_IMPORT, module))
     stub = output_dir / "grpc_predict_v2_pb2.pyi"
     text = STUB_IMPORTS + stub.read_text()
     for opening, methods in STUB_METHODS.items():

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from anyserve.capability import Capability
 from anyserve.handlers import Handler, tensor_handler
-
-if TYPE_CHECKING:
-    from anyserve.tensors import TensorSpec
+from anyserve.tensors import TensorSpec
 
 __all__ = ["AnyServe", "Declaration", "Group", "Worker"]
 
@@ -59,9 +57,9 @@ class Declaration:
     platform: str = ""
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """Two declarations of one app must not share it."""
-        return (self.model_name, self.model_version, self.capability.encoded)
+    def key(self) -> str:
+        """Two declarations of one app must not share it: a worker finds its handler by the capability."""
+        return self.capability.encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +223,8 @@ class AnyServe:
             TypeError: not a `Worker` class, or its `handle` does not fit.
         """
         options = _options(max_concurrency, priority, inputs, outputs, platform)
+        if isinstance(capabilities, str | Mapping) or not all(isinstance(c, Mapping) for c in capabilities):
+            raise TypeError("capabilities is a list of mappings: @app.worker(capabilities=[{...}])")
         if not capabilities:
             raise ValueError("a worker needs at least one capability: @app.worker(capabilities=[{...}])")
         if not isinstance(gpus, int) or gpus < 0:
@@ -266,6 +266,13 @@ def _options(
 ) -> dict[str, Any]:
     if not isinstance(max_concurrency, int) or not 1 <= max_concurrency <= MAX_CONCURRENCY:
         raise ValueError(f"max_concurrency must be 1 to {MAX_CONCURRENCY}, got {max_concurrency!r}")
+    if not isinstance(priority, int) or not -(1 << 31) <= priority < 1 << 31:
+        raise ValueError(f"priority must be a 32-bit integer, got {priority!r}")
+    if not isinstance(platform, str):
+        raise TypeError(f"platform must be a string, got {platform!r}")
+    for name, specs in (("inputs", inputs), ("outputs", outputs)):
+        if isinstance(specs, str) or not all(isinstance(spec, TensorSpec) for spec in specs):
+            raise TypeError(f"{name} must be a list of TensorSpec, got {specs!r}")
     return {
         "max_concurrency": max_concurrency,
         "priority": priority,

@@ -32,8 +32,9 @@ MAX_KEY_LENGTH = 64
 MAX_VALUE_LENGTH = 256
 MAX_PATTERN_LENGTH = 1024
 
-# Keys travel as part of a metadata key (`x-cap-<key>`), which HTTP/2 wants in lower case.
-_KEY = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+# Keys travel as part of a metadata key (`x-cap-<key>`), which HTTP/2 wants in lower case,
+# and whose values gRPC takes for binary if it ends in `-bin`.
+_KEY = re.compile(r"(?!.*-bin$)[a-z0-9][a-z0-9_.-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -51,7 +52,7 @@ class Capability(Mapping[str, str]):
     """An immutable set of key -> value strings, e.g. `{type: chat, model: llama-70b}`.
 
     Args:
-        items: keys `[a-z0-9][a-z0-9_.-]*` of at most 64 characters, at most 32
+        items: keys `[a-z0-9][a-z0-9_.-]*`, not ending in `-bin`, of at most 64 characters, at most 32
             of them; values of 1 to 256 characters without control characters.
 
     Raises:
@@ -95,7 +96,8 @@ def _check_item(key: str, value: str) -> None:
         raise InvalidCapability(f"capability keys and values are strings, got {key!r}: {value!r}")
     if len(key) > MAX_KEY_LENGTH or not _KEY.fullmatch(key):
         raise InvalidCapability(
-            f"capability key {key[:80]!r} must match [a-z0-9][a-z0-9_.-]* and have at most {MAX_KEY_LENGTH} characters"
+            f"capability key {key[:80]!r} must match [a-z0-9][a-z0-9_.-]*, not end in -bin, and have at most "
+            f"{MAX_KEY_LENGTH} characters"
         )
     if not 1 <= len(value) <= MAX_VALUE_LENGTH or _CONTROL.search(value):
         raise InvalidCapability(

@@ -6,10 +6,12 @@ Rules: spec `frame.*`, wire.md section 4.
 
 from __future__ import annotations
 
-__all__ = ["HEADER_SIZE", "FrameDecoder", "FrameTooLong", "encode_header"]
+__all__ = ["HEADER_SIZE", "MAX_ANNOTATION_BYTES", "FrameDecoder", "FrameTooLong", "encode_header"]
 
 HEADER_SIZE = 4
 MAX_LENGTH = (1 << 32) - 1
+MAX_ANNOTATION_BYTES = 1 << 17
+"""What an agent may append to a request beyond the message limit (`frame.request.annotations`)."""
 
 
 class FrameTooLong(ValueError):

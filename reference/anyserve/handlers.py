@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +68,9 @@ class Handler:
     @classmethod
     def _of(cls, function: Callable[..., Any], signature: inspect.Signature, stream: bool) -> Handler:
         name = getattr(function, "__qualname__", repr(function))
-        generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        # Of an instance with `__call__`, that method says what kind it is.
+        code = function if inspect.isroutine(function) or isinstance(function, partial) else function.__call__
+        generator = inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
         takes_stream = stream and not generator
         count = _positional(name, signature, most=3 if takes_stream else 2)
         if takes_stream and count != 3:
@@ -76,7 +79,7 @@ class Handler:
             function=function,
             parameters=count,
             stream=stream or generator,
-            asynchronous=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
+            asynchronous=inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code),
             generator=generator,
         )
 

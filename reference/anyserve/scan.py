@@ -14,10 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 __all__ = [
+    "REQUEST_FIELDS",
+    "RESPONSE_FIELDS",
     "MalformedMessage",
     "MessageHead",
     "Parameter",
     "StreamReply",
+    "extend_response",
     "parameter_bytes",
     "scan_message",
     "scan_stream_reply",
@@ -26,8 +29,10 @@ __all__ = [
 ]
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+REQUEST_FIELDS, RESPONSE_FIELDS = 7, 6
 
 Parameter = bool | int | str | float
+"""The value of an InferParameter; None where none of its choices is set."""
 
 
 class MalformedMessage(ValueError):
@@ -41,7 +46,7 @@ class MessageHead:
     model_name: str = ""
     model_version: str = ""
     id: str = ""
-    parameters: dict[str, Parameter] = field(default_factory=dict)
+    parameters: dict[str, Parameter | None] = field(default_factory=dict)
     tensors: bool = False  # a response has outputs, a request inputs
 
 
@@ -51,6 +56,8 @@ class StreamReply:
 
     error_message: str = ""
     response: MessageHead | None = None
+    parts: tuple[tuple[int, int, int], ...] = ()
+    """Where `infer_response` stands: begin of the field, begin and end of its payload."""
 
 
 _FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
@@ -133,30 +140,35 @@ def _parameter_value(data: bytes, start: int, stop: int) -> Parameter | None:
 _PARAMETER_WIRE_TYPE = {1: VARINT, 2: VARINT, 3: LENGTH, 4: FIXED64, 5: VARINT}
 
 
-def _parameter_entry(data: bytes, start: int, stop: int, parameters: dict[str, Parameter]) -> None:
-    key, value = "", None
+def _parameter_entry(data: bytes, start: int, stop: int, parameters: dict[str, Parameter | None]) -> None:
+    key = ""
+    value: Parameter | None = None
     for number, wire_type, first, last in _fields(data, start, stop):
         if number in (1, 2) and wire_type != LENGTH:
             raise MalformedMessage(f"a parameters entry's field {number} has wire type {wire_type}")
         if number == 1:
             key = _text(data, first, last, "a parameter's name")
         elif number == 2:
-            value = _parameter_value(data, first, last)
-    if value is not None:
-        parameters[key] = value
-    else:
-        parameters.pop(key, None)  # a later entry replaces an earlier one, also by no value
+            again = _parameter_value(data, first, last)
+            value = value if again is None else again  # a value that stands twice is merged
+    parameters[key] = value
 
 
-def scan_message(data: bytes, start: int = 0, stop: int | None = None) -> MessageHead:
+def scan_message(data: bytes, start: int = 0, stop: int | None = None, *, fields: int = RESPONSE_FIELDS) -> MessageHead:
     """Reads fields 1 to 4 of a ModelInferRequest or ModelInferResponse.
+
+    Args:
+        data: the message, or a message that it is part of.
+        start: where it begins.
+        stop: where it ends.
+        fields: how many fields the message defines, all of them length-delimited.
 
     Raises:
         MalformedMessage: the top level, or one of these fields, is not well formed.
     """
     head = MessageHead()
     for number, wire_type, first, last in _fields(data, start, len(data) if stop is None else stop):
-        if number > 7:
+        if number > fields:
             continue
         if wire_type != LENGTH:
             raise MalformedMessage(f"field {number} has wire type {wire_type}")
@@ -180,21 +192,38 @@ def scan_stream_reply(data: bytes) -> StreamReply:
         MalformedMessage: the bytes are not such a message.
     """
     reply = StreamReply()
-    parts: list[tuple[int, int]] = []
+    begin = 0
     for number, wire_type, first, last in _fields(data, 0, len(data)):
-        if number > 2:
-            continue
-        if wire_type != LENGTH:
+        if number <= 2 and wire_type != LENGTH:
             raise MalformedMessage(f"field {number} has wire type {wire_type}")
         if number == 1:
             reply.error_message = _text(data, first, last, "error_message")
-        else:
-            parts.append((first, last))
-    if len(parts) == 1:
-        reply.response = scan_message(data, *parts[0])
-    elif parts:  # a singular sub-message that stands twice is merged
-        reply.response = scan_message(b"".join(data[first:last] for first, last in parts))
+        elif number == 2:
+            reply.parts += ((begin, first, last),)
+        begin = last
+    if len(reply.parts) == 1:
+        _, first, last = reply.parts[0]
+        reply.response = scan_message(data, first, last)
+    elif reply.parts:  # a singular sub-message that stands twice is merged
+        reply.response = scan_message(b"".join(data[first:last] for _, first, last in reply.parts))
     return reply
+
+
+def extend_response(data: bytes, reply: StreamReply, fields: bytes) -> bytes:
+    """A ModelStreamInferResponse with `fields` added to its one `infer_response`.
+
+    Not appended as a second `infer_response`, which protobuf would merge: protobuf.js,
+    under the gRPC clients of Node.js, takes the last one instead.
+    """
+    rest: list[bytes] = []
+    response: list[bytes] = []
+    end = 0
+    for begin, first, last in reply.parts:
+        rest.append(data[end:begin])
+        response.append(data[first:last])
+        end = last
+    rest.append(data[end:])
+    return b"".join(rest) + submessage_field(2, b"".join(response) + fields)
 
 
 def _encode_varint(value: int) -> bytes:

@@ -8,7 +8,14 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["SocketDirectoryError", "default_socket_dir", "prepare_socket_dir", "remove_stale_sockets", "socket_path"]
+__all__ = [
+    "SocketDirectoryError",
+    "default_socket_dir",
+    "prepare_socket_dir",
+    "remove_if_stale",
+    "remove_stale_sockets",
+    "socket_path",
+]
 
 MAX_SOCKET_PATH = 107  # bytes: sun_path without its NUL
 WORKER_ID_BYTES = 64
@@ -61,13 +68,16 @@ def socket_path(directory: str, worker_id: str) -> str:
 
 def remove_stale_sockets(directory: str) -> list[str]:
     """Removes the sockets that nobody listens on; returns their names."""
-    removed = []
-    for entry in Path(directory).glob("*.sock"):
-        if entry.is_socket() and _refused(str(entry)):
-            with suppress(FileNotFoundError):
-                entry.unlink()
-                removed.append(entry.name)
-    return removed
+    return [entry.name for entry in Path(directory).glob("*.sock") if remove_if_stale(str(entry))]
+
+
+def remove_if_stale(path: str) -> bool:
+    """Removes a socket that nobody listens on; tells whether there was one."""
+    if not (os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode) and _refused(path)):
+        return False
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    return True
 
 
 def _refused(path: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import grpc
@@ -35,6 +36,8 @@ KSERVE = grpc_predict_v2_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 MANAGEMENT = worker_management_pb2.DESCRIPTOR.services_by_name["WorkerManagement"]
 MANAGEMENT_MESSAGE_BYTES = 1 << 20
 SWEEPS_PER_TIMEOUT = 4
+LAST_REPLIES = 1.0
+"""Seconds for replies on their way when the calls have ended; then the connections are closed."""
 
 
 class PortInUse(OSError):
@@ -89,9 +92,9 @@ class Agent:
         """Returns once `ready` has become true."""
         await self._ready.wait()
 
-    def events(self) -> AsyncIterator[Event]:
-        """Registrations, losses and state changes from now on."""
-        return self._events.watch()
+    def events(self) -> AbstractContextManager[AsyncIterator[Event]]:
+        """Registrations, losses and state changes from the moment of entering on."""
+        return self._events.watching()
 
     async def start(self) -> None:
         """Listens on both ports.
@@ -110,7 +113,12 @@ class Agent:
         )
         self._management_server.add_generic_rpc_handlers((rpc.handler(MANAGEMENT, self._management.methods()),))
         self.port = _bind(self._server, config.host, config.port)
-        self.management_port = _bind(self._management_server, config.management_host, config.management_port)
+        try:
+            self.management_port = _bind(self._management_server, config.management_host, config.management_port)
+        except PortInUse:
+            await self._server.start()  # a server that never started does not give up its port
+            await self._server.stop(None)
+            raise
         await self._standard.set_serving(False)
         await self._management_server.start()
         await self._server.start()
@@ -130,8 +138,8 @@ class Agent:
         self._events.publish(EventType.SERVER_DRAINING)
         await self._standard.set_serving(False)
         self._standard.close()
-        self._kserve.drain()
-        await self._server.stop(grace)
+        await self._kserve.drain(grace)
+        await self._server.stop(LAST_REPLIES)
         if stop_workers is not None:
             await stop_workers()
         for task in self._tasks:
@@ -159,7 +167,7 @@ class Agent:
             },
             "registrations": len(self._registry),
             "waiting": self._admission.waiting,
-            "queues": {",".join(key): depth for key, depth in self._admission.depths().items()},
+            "queues": {str(key): depth for key, depth in self._admission.depths().items()},
         }
 
     async def _sweep(self) -> None:

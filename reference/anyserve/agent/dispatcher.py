@@ -23,6 +23,7 @@ from anyserve.errors import Code, InferenceError
 from anyserve.scan import (
     MalformedMessage,
     MessageHead,
+    extend_response,
     parameter_bytes,
     scan_message,
     scan_stream_reply,
@@ -129,7 +130,7 @@ class Dispatcher:
         """Passes a streaming worker's replies on until its empty frame; True if one of them was an error."""
         failed = marked_final = False
         while frame := await _next_reply(exchange):
-            filled, error, marked_final = _filled_stream_reply(frame, request, registration)
+            filled, error, marked_final = _filled_stream_reply(frame, request, registration, final)
             failed = failed or error
             await write(filled)
         self._finish(exchange, registration)
@@ -167,7 +168,7 @@ class Dispatcher:
                 ticket.excluded.add(registration.key)
                 self._admission.release(slot)
                 if isinstance(error, Unreachable):
-                    self._workers.unreachable(registration, str(error))
+                    self._workers.unreachable(registration.worker_id, error)
             except BaseException:
                 measured.close()
                 self._admission.release(slot)
@@ -302,10 +303,10 @@ def _request_parts(request: Request, registration: Registration) -> tuple[bytes,
 def _missing_fields(head: MessageHead, request: Request, registration: Registration) -> bytes:
     """The fields of a ModelInferResponse that the worker left empty."""
     fields = b""
-    if not head.model_name and (name := request.head.model_name or registration.model_name):
+    if not head.model_name and (name := request.head.model_name or registration.listed_name):
         fields += string_field(MODEL_NAME_FIELD, name)
-    if not head.model_version and registration.model_version:
-        fields += string_field(MODEL_VERSION_FIELD, registration.model_version)
+    if not head.model_version and (version := registration.listed_version):
+        fields += string_field(MODEL_VERSION_FIELD, version)
     if not head.id and request.head.id:
         fields += string_field(ID_FIELD, request.head.id)
     return fields
@@ -322,13 +323,16 @@ def _filled_reply(reply: bytes, request: Request, registration: Registration) ->
 
 
 def _worker_error(head: MessageHead) -> InferenceError:
-    code, message = head.parameters[ERROR_CODE], head.parameters.get(ERROR_MESSAGE, "")
+    code, given = head.parameters[ERROR_CODE], head.parameters.get(ERROR_MESSAGE)
+    message = str(given) if given else "the worker gave no reason"
     if isinstance(code, int) and not isinstance(code, bool) and Code.OK < code <= Code.UNAUTHENTICATED:
-        return InferenceError(code, str(message))
+        return InferenceError(code, message)
     return InferenceError(Code.INTERNAL, f"the worker failed with an unknown code {code!r}: {message}")
 
 
-def _filled_stream_reply(frame: bytes, request: Request, registration: Registration) -> tuple[bytes, bool, bool]:
+def _filled_stream_reply(
+    frame: bytes, request: Request, registration: Registration, final: bool
+) -> tuple[bytes, bool, bool]:
     """A worker's stream reply as the client gets it, whether it is an error, and whether it is marked as the last."""
     try:
         reply = scan_stream_reply(frame)
@@ -336,7 +340,9 @@ def _filled_stream_reply(frame: bytes, request: Request, registration: Registrat
         raise InferenceError(Code.INTERNAL, f"the worker's reply is not a ModelStreamInferResponse: {error}") from error
     head = reply.response or MessageHead()
     fields = _missing_fields(head, request, registration)
-    filled = frame + submessage_field(INFER_RESPONSE_FIELD, fields) if fields else frame
+    if final and FINAL_RESPONSE not in head.parameters:
+        fields += parameter_bytes(FINAL_RESPONSE, False)
+    filled = extend_response(frame, reply, fields) if fields else frame
     return filled, bool(reply.error_message), head.parameters.get(FINAL_RESPONSE) is True
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -76,20 +77,25 @@ class EventLog:
         """The number of the last event."""
         return self._sequence
 
-    async def watch(self) -> AsyncGenerator[Event, None]:
-        """The events from now on.
+    @contextmanager
+    def watching(self) -> Iterator[AsyncIterator[Event]]:
+        """The events from the moment of entering on.
 
         Raises:
-            TooManyWatchers: at the first step.
-            WatcherTooSlow: 1,024 events wait for this watcher.
+            TooManyWatchers: on entering.
+            WatcherTooSlow: from the iterator, when 1,024 events wait for it.
         """
         if len(self._watchers) >= self._max_watchers:
             raise TooManyWatchers(f"{self._max_watchers} watchers are there already (--max-watchers)")
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._watchers.add(queue)
         try:
-            while (event := await queue.get()) is not None:
-                yield event
-            raise WatcherTooSlow(f"{WATCHER_BUFFER} events were not taken; call WatchEvents again")
+            yield _taken_from(queue)
         finally:
             self._watchers.discard(queue)
+
+
+async def _taken_from(queue: asyncio.Queue[Event | None]) -> AsyncIterator[Event]:
+    while (event := await queue.get()) is not None:
+        yield event
+    raise WatcherTooSlow(f"{WATCHER_BUFFER} events were not taken; call WatchEvents again")

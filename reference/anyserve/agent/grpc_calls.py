@@ -6,15 +6,22 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import wraps
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
 
 from anyserve.errors import Code, InferenceError
 
-__all__ = ["STATUS", "Context", "aborting", "until"]
+__all__ = ["STATUS", "Context", "aborting", "status_message", "until"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_STATUS_MESSAGE = 4096
+"""Bytes of a percent-encoded status message."""
+ELLIPSIS = "..."
+PRINTABLE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
+"""What grpc-message carries as it is."""
 
 STATUS: Mapping[Code, grpc.StatusCode] = {Code(status.value[0]): status for status in grpc.StatusCode}
 """The one mapping from our codes to gRPC's."""
@@ -28,9 +35,31 @@ def aborting(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Coroutine[
         try:
             return await handler(request, context)
         except InferenceError as error:
-            await context.abort(STATUS[error.code], error.message)
+            await context.abort(STATUS[error.code], status_message(error.message))
 
     return wrapper
+
+
+def status_message(message: str) -> str:
+    """`message`, cut to what every client accepts in trailers (`serving.status.message-length`).
+
+    Clients refuse metadata above 8 or 16 KiB, and then see RESOURCE_EXHAUSTED instead
+    of the status; grpc-message is percent-encoded, three bytes for each of ours.
+    """
+    clean = message.encode(errors="backslashreplace").decode()
+    if len(_quoted(clean)) <= MAX_STATUS_MESSAGE:
+        return clean
+    kept, size = 0, len(ELLIPSIS)
+    for character in clean[:MAX_STATUS_MESSAGE]:
+        size += len(_quoted(character))
+        if size > MAX_STATUS_MESSAGE:
+            break
+        kept += 1
+    return clean[:kept] + ELLIPSIS
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe=PRINTABLE)
 
 
 async def until(closing: asyncio.Event, call: Coroutine[Any, Any, None]) -> None:

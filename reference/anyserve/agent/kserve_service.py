@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -15,17 +16,18 @@ import grpc
 from anyserve._proto import grpc_predict_v2_pb2 as pb
 from anyserve.agent.config import AgentConfig
 from anyserve.agent.dispatcher import Dispatcher, Request, error_reply
-from anyserve.agent.grpc_calls import STATUS, Context, aborting
+from anyserve.agent.grpc_calls import STATUS, Context, aborting, status_message
 from anyserve.agent.model_info import ModelInfo
 from anyserve.agent.registry import Target
 from anyserve.capability import InvalidQuery, Query
 from anyserve.errors import Code, InferenceError
-from anyserve.scan import MalformedMessage, MessageHead, scan_message
+from anyserve.scan import REQUEST_FIELDS, MalformedMessage, MessageHead, scan_message
 
 __all__ = ["KServeService"]
 
 QUERY_PREFIX = "x-cap-"
 RESERVED_PREFIX = "anyserve_"
+DRAINING = "the server is draining: try another instance, or this one when it is back"
 
 
 class KServeService:
@@ -37,6 +39,8 @@ class KServeService:
         self._info = info
         self._ready = ready
         self._draining = asyncio.Event()
+        self._calls = 0
+        self._no_calls = asyncio.Event()
 
     def methods(self) -> Mapping[str, Callable[..., Any]]:
         """RPC name -> its handler; the RPCs left out are not implemented."""
@@ -58,17 +62,40 @@ class KServeService:
     RAW = frozenset({"ModelInfer", "ModelStreamInfer"})
     """RPCs whose messages are passed as bytes."""
 
-    def drain(self) -> None:
-        """Streams take no further requests and end when those under way have ended."""
+    async def drain(self, grace: float) -> None:
+        """Refuses new calls and returns when those under way have ended, after `grace` seconds at the latest.
+
+        Streams take no further requests and end when those under way have ended.
+        """
         self._draining.set()
+        if self._calls:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._no_calls.wait()
+
+    @asynccontextmanager
+    async def _call(self, context: Context) -> AsyncIterator[None]:
+        """Counts a call while it is under way; refuses it when draining (`serving.infer.draining`)."""
+        if self._draining.is_set():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, DRAINING)
+        self._calls += 1
+        self._no_calls.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._no_calls.set()
 
     # Inference.
 
     async def model_infer(self, payload: bytes, context: Context) -> bytes:
-        return await self._dispatcher.unary(self._request(payload, _call_facts(context), unary_only=True))
+        async with self._call(context):
+            return await self._dispatcher.unary(self._request(payload, _call_facts(context), unary_only=True))
 
     async def model_stream_infer(self, payloads: AsyncIterator[bytes], context: Context) -> None:
-        await _Stream(self, context).serve(payloads)
+        async with self._call(context):
+            await _Stream(self, context).serve(payloads)
 
     def _request(self, payload: bytes, facts: _CallFacts, *, unary_only: bool) -> Request:
         """Reads a request.
@@ -77,7 +104,7 @@ class KServeService:
             InferenceError: INVALID_ARGUMENT; the message names what is wrong.
         """
         try:
-            head = scan_message(payload)
+            head = scan_message(payload, fields=REQUEST_FIELDS)
         except MalformedMessage as error:
             raise InferenceError(Code.INVALID_ARGUMENT, f"not a ModelInferRequest: {error}") from error
         return self._request_of(payload, head, facts, unary_only=unary_only)
@@ -182,41 +209,50 @@ class _Stream:
     def __init__(self, service: KServeService, context: Context) -> None:
         self._service = service
         self._context = context
-        self._writing = asyncio.Lock()
         self._places = asyncio.Semaphore(service._config.max_stream_requests)
+        self._all_read = False  # the client has sent its last request, and it was read
+        # One task writes, so that a request which is cancelled leaves no write half done; one reply waits for it.
+        self._replies: asyncio.Queue[bytes | None] = asyncio.Queue(1)
 
     async def serve(self, payloads: AsyncIterator[bytes]) -> None:
         try:
             facts = _call_facts(self._context)
         except InferenceError as error:
-            await self._context.abort(STATUS[error.code], error.message)
+            await self._context.abort(STATUS[error.code], status_message(error.message))
         draining = asyncio.create_task(self._service._draining.wait())
+        writing = asyncio.create_task(self._write_all())
         try:
             async with asyncio.TaskGroup() as running:
                 while (payload := await self._next(payloads, draining)) is not None:
                     await self._places.acquire()
                     running.create_task(self._one(payload, facts))
+            await self._replies.put(None)
+            await writing
         finally:
             draining.cancel()
-        if self._service._draining.is_set():
-            await self._context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining")
+            writing.cancel()
+        if not self._all_read:
+            await self._context.abort(grpc.StatusCode.UNAVAILABLE, DRAINING)
 
-    @staticmethod
-    async def _next(payloads: AsyncIterator[bytes], draining: asyncio.Task[Any]) -> bytes | None:
+    async def _next(self, payloads: AsyncIterator[bytes], draining: asyncio.Task[Any]) -> bytes | None:
         """The client's next request; None when it has sent its last, or the server drains."""
         reading = asyncio.ensure_future(anext(payloads, None))
         try:
             await asyncio.wait((reading, draining), return_when=asyncio.FIRST_COMPLETED)
-            return await reading if reading.done() else None
+            if not reading.done():
+                return None
+            payload = await reading
+            self._all_read = payload is None
+            return payload
         finally:
             reading.cancel()
 
     async def _one(self, payload: bytes, facts: _CallFacts) -> None:
         head = MessageHead()
         try:
-            head = scan_message(payload)
+            head = scan_message(payload, fields=REQUEST_FIELDS)
             request = self._service._request_of(payload, head, facts, unary_only=False)
-            await self._service._dispatcher.stream(request, self._write)
+            await self._service._dispatcher.stream(request, self._replies.put)
         except MalformedMessage as error:
             await self._fail(head, Code.INVALID_ARGUMENT, f"not a ModelInferRequest: {error}")
         except InferenceError as error:
@@ -224,10 +260,10 @@ class _Stream:
         finally:
             self._places.release()
 
-    async def _write(self, reply: bytes) -> None:
-        async with self._writing:
-            await self._context.write(reply)
-
     async def _fail(self, head: MessageHead, code: Code, message: str) -> None:
         """One request failed: said in the stream, which goes on (`stream.error.in-band`)."""
-        await self._write(error_reply(head, code, message))
+        await self._replies.put(error_reply(head, code, message))
+
+    async def _write_all(self) -> None:
+        while (reply := await self._replies.get()) is not None:
+            await self._context.write(reply)

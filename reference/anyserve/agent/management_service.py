@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -114,8 +114,12 @@ class ManagementService:
     async def watch_events(self, request: pb.WatchEventsRequest, context: Context) -> None:
         try:
             self._check_token(context)
-            async with aclosing(self._events.watch()) as events:
-                await until(self._closing, self._tell(events, request.include_existing, context))
+            with self._events.watching() as events:
+                # Taken at this very moment: nothing is told twice or missed between what exists and what comes.
+                existing = tuple(self._registry) if request.include_existing else ()
+                sequence = self._events.sequence
+                await context.send_initial_metadata(())  # tells the client that it misses nothing from here on
+                await until(self._closing, self._tell(events, existing, sequence, context))
         except TooManyWatchers as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except WatcherTooSlow as error:
@@ -123,17 +127,20 @@ class ManagementService:
         except InferenceError as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, error.message)
 
-    async def _tell(self, events: AsyncIterator[Event], include_existing: bool, context: Context) -> None:
-        if include_existing:
-            for registration in tuple(self._registry):
-                await context.write(
-                    pb.Event(
-                        sequence=self._events.sequence,
-                        type=EventType.MODEL_REGISTERED.name,
-                        worker_id=registration.worker_id,
-                        registration=_registration_message(registration),
-                    )
+    @staticmethod
+    async def _tell(
+        events: AsyncIterator[Event], existing: Iterable[Registration], sequence: int, context: Context
+    ) -> None:
+        for registration in existing:
+            await context.write(
+                pb.Event(
+                    sequence=sequence,
+                    time_unix_ms=time.time_ns() // 1_000_000,
+                    type=EventType.MODEL_REGISTERED.name,
+                    worker_id=registration.worker_id,
+                    registration=_registration_message(registration),
                 )
+            )
         async for event in events:
             await context.write(_event_message(event))
 

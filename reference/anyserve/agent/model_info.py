@@ -17,7 +17,7 @@ from anyserve.errors import Code, InferenceError
 
 __all__ = ["EXTENSIONS", "Lifecycle", "ModelInfo"]
 
-EXTENSIONS = ("model_configuration", "model_repository", "statistics", "binary_tensor_data", "parameters")
+EXTENSIONS = ("model_configuration", "model_repository", "statistics", "parameters")
 
 DATA_TYPES = {"BYTES": "TYPE_STRING"} | {
     name.removeprefix("TYPE_"): name
@@ -52,7 +52,7 @@ class ModelInfo:
         return pb.ServerMetadataResponse(name="anyserve", version=version("anyserve"), extensions=EXTENSIONS)
 
     def is_ready(self, name: str, model_version: str) -> bool:
-        """Whether a live worker serves the model (`serving.model-ready`)."""
+        """Whether a live worker serves the model (`serving.model.ready`)."""
         return bool(self._registry.named(name, model_version))
 
     def metadata(self, name: str, model_version: str) -> pb.ModelMetadataResponse:
@@ -106,13 +106,13 @@ class ModelInfo:
             chosen = (
                 self._registry.named(name, model_version) if model_version else self._registry.named_any_version(name)
             )
-        models = sorted({(r.model_name, r.model_version) for r in chosen})
+        models = _listed(chosen)
         return pb.ModelStatisticsResponse(model_stats=[self._model_statistics(*model) for model in models])
 
     def index(self, *, ready_only: bool) -> pb.RepositoryIndexResponse:
         """Every model that is registered; what is registered is ready, so `ready_only` leaves out nothing."""
         del ready_only
-        models = sorted({(r.model_name, r.model_version) for r in self._registry})
+        models = _listed(self._registry)
         return pb.RepositoryIndexResponse(
             models=[pb.RepositoryIndexResponse.ModelIndex(name=n, version=v, state="READY") for n, v in models]
         )
@@ -167,6 +167,11 @@ class ModelInfo:
                 compute_infer=_duration(counts.compute),
             ),
         )
+
+
+def _listed(registrations: Iterable[Registration]) -> list[tuple[str, str]]:
+    """The names and versions by which clients find them; what is found by capability queries alone has none."""
+    return sorted({(r.listed_name, r.listed_version) for r in registrations if r.listed_name})
 
 
 def _check_name(name: str) -> None:

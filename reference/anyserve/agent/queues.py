@@ -16,8 +16,10 @@ from anyserve.agent.registry import Registration, Route
 
 __all__ = ["Admission", "NothingLeft", "QueueFull", "Slot", "Ticket"]
 
-QueueKey = tuple[str, str, str]
-Pool = QueueKey | None
+ModelKey = tuple[str, str, str]
+QueueKey = tuple[ModelKey, ...]
+"""A queue is named by the models among which its requests may go."""
+Pool = ModelKey | None
 """What shares a limit: a registration that states its `max_concurrency` has a pool of its own, all others of a
 worker share one (`frame.connections.limit`)."""
 
@@ -109,8 +111,7 @@ class Admission:
             QueueFull: the ticket would have to wait and its queue has no room.
         """
         ticket.tier = self._tier(ticket)
-        key = ticket.tier[0].model_key
-        queue = self._queues.get(key)
+        queue = self._queues.get(_queue_key(ticket.tier)) if self._queues else None
         if queue is None:  # nobody waits here, so nobody is overtaken
             slot = self._take(ticket.tier)
             if slot is not None:
@@ -166,7 +167,7 @@ class Admission:
         self._serve()
 
     def _enqueue(self, ticket: Ticket) -> None:
-        ticket.queue = ticket.tier[0].model_key
+        ticket.queue = _queue_key(ticket.tier)
         self._queues.setdefault(ticket.queue, deque()).append(ticket)
 
     def _serve(self) -> None:
@@ -176,6 +177,7 @@ class Admission:
 
     def _serve_one(self) -> bool:
         for ticket in sorted((queue[0] for queue in self._queues.values()), key=_arrival):
+            # All in a queue may go to the same models, so that what the head cannot use the rest cannot either.
             slot = self._take(ticket.tier)
             if slot is not None:
                 self.withdraw(ticket)
@@ -222,6 +224,10 @@ class Admission:
 
 def _pool(registration: Registration) -> Pool:
     return registration.model_key if registration.max_concurrency else None
+
+
+def _queue_key(tier: tuple[Registration, ...]) -> QueueKey:
+    return tuple(sorted({registration.model_key for registration in tier}))
 
 
 def _arrival(ticket: Ticket) -> int:

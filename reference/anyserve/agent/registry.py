@@ -56,6 +56,16 @@ class Registration:
         return (self.worker_id, *self.model_key)
 
     @property
+    def listed_name(self) -> str:
+        """The name by which clients find it: its model name, or else the capability's `model`."""
+        return self.model_name or self.capability.get("model", "")
+
+    @property
+    def listed_version(self) -> str:
+        """The version by which clients find it: its model version, or else the capability's `version`."""
+        return self.model_version or self.capability.get("version", "")
+
+    @property
     def model_key(self) -> tuple[str, str, str]:
         """What replicas on different workers have in common; names a queue."""
         return (self.model_name, self.model_version, self.capability.encoded)
@@ -184,7 +194,7 @@ class Registry:
 
     def versions(self, model_name: str) -> list[str]:
         """All versions registered under a model name, numbers first, in rising order."""
-        found = {r.model_version or r.capability.get("version", "") for r in self.named_any_version(model_name)}
+        found = {r.listed_version for r in self.named_any_version(model_name)}
         return sorted(found - {""}, key=_version_order)
 
     def named_any_version(self, model_name: str) -> list[Registration]:
@@ -194,7 +204,7 @@ class Registry:
 
     def model_names(self) -> list[str]:
         """The model names of all registrations."""
-        return sorted({r.model_name for r in self._registrations.values()} - {""})
+        return sorted({r.listed_name for r in self._registrations.values()} - {""})
 
     def _rank(self, target: Target) -> tuple[tuple[Registration, ...], ...]:
         """Groups the matches by rank: most exact keys, then priority, then fewest further keys (`route.rank.*`)."""

@@ -45,7 +45,7 @@ class StandardServices:
         self._services = tuple(services)
         self._health = _Health(self._closing)
         names = (*self._services, HEALTH, REFLECTION_V1ALPHA, REFLECTION_V1)
-        self._reflection = ReflectionServicer(names, pool=_pool(file))
+        self._reflection = ReflectionServicer(names, pool=_MethodsToo(_pool(file)))
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Adds the services to a server that has not started."""
@@ -89,6 +89,25 @@ class _Health(HealthServicer):
 
     async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802 (the name of the RPC)
         await until(self._closing, super().Watch(request, context))
+
+
+class _MethodsToo:
+    """A pool that finds the file of a method as well, which protobuf's C implementation does not."""
+
+    def __init__(self, pool: DescriptorPool) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802 (the name in DescriptorPool)
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service, _, method = symbol.rpartition(".")
+            if method not in self._pool.FindServiceByName(service).methods_by_name:
+                raise
+            return self._pool.FindFileContainingSymbol(service)
 
 
 def _pool(file: FileDescriptor) -> DescriptorPool:

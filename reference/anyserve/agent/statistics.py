@@ -68,7 +68,7 @@ class Statistics:
         self._counts(registration).rejected += 1
 
     def _counts(self, registration: Registration) -> ModelCounts:
-        key = (registration.model_name, registration.model_version)
+        key = (registration.listed_name, registration.listed_version)
         counts = self._models.get(key)
         if counts is None:
             if len(self._models) >= self._max_models:

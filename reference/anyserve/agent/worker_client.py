@@ -28,7 +28,15 @@ PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
 class Unreachable(Exception):
-    """No connection could be made; nothing was sent."""
+    """No connection could be made; nothing was sent.
+
+    Attributes:
+        refused: nobody listens at the worker's address (any more).
+    """
+
+    def __init__(self, reason: str, *, refused: bool = False) -> None:
+        self.refused = refused
+        super().__init__(reason)
 
 
 class NotTaken(Exception):
@@ -53,6 +61,8 @@ class _Connection(asyncio.Protocol):
         self._buffered = 0
         self._paused = False
         self._busy = False
+        self._replied = False  # a byte of a reply has come in this exchange
+        self._dropped = False  # the agent gave the worker up
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before the first use
@@ -70,6 +80,7 @@ class _Connection(asyncio.Protocol):
         if self._transport.get_write_buffer_size():
             self._violation("a reply before the whole request was sent")
             return
+        self._replied = True
         try:
             frames = self._decoder.feed(data)
         except FrameTooLong as error:
@@ -97,6 +108,7 @@ class _Connection(asyncio.Protocol):
         """Sends a request frame made of `parts`."""
         parts = tuple(parts)
         self._busy = True
+        self._replied = False
         self._transport.writelines((encode_header(sum(map(len, parts))), *parts))
 
     async def receive(self) -> bytes:
@@ -121,13 +133,25 @@ class _Connection(asyncio.Protocol):
         """
         self._busy = False
         if self._frames or self._decoder.unfinished:
-            self._violation("bytes after the reply")
-            raise cast(Exception, self._failure)
+            violation = ProtocolViolation("bytes after the reply")
+            if self._failure is None:
+                self._fail(violation)
+            else:  # it was closed behind them, which is a lesser fault
+                self._client.violated(violation)
+            self._transport.abort()
+            raise violation
         if self._failure is None:
             self._client.idle(self)
 
     def abort(self) -> None:
         """Closes at once; a worker in the middle of an exchange sees it as cancelled."""
+        self._transport.abort()
+
+    def drop(self) -> None:
+        """Closes at once because the worker is lost."""
+        if self._transport.get_write_buffer_size() and not self._replied:
+            self._fail(NotTaken("the worker was lost before it took the whole request"))
+        self._dropped = True
         self._transport.abort()
 
     @property
@@ -136,12 +160,14 @@ class _Connection(asyncio.Protocol):
         return self._failure is not None or self._transport.is_closing()
 
     def _why_closed(self, exc: Exception | None) -> Exception:
-        if isinstance(exc, OSError) or self._transport.get_write_buffer_size():
-            # EPIPE, or ECONNRESET because bytes were left unread: the whole request was not taken.
-            return NotTaken("the worker closed without reading the request")
+        if self._dropped:
+            return WorkerGone("the worker was lost")
         if self._decoder.unfinished:
             return ProtocolViolation("a reply frame was cut off")
-        return WorkerGone("the worker closed the connection before it replied")
+        if not self._replied and (isinstance(exc, OSError) or self._transport.get_write_buffer_size()):
+            # EPIPE, or ECONNRESET because bytes were left unread: the whole request was not taken.
+            return NotTaken("the worker closed without reading the request")
+        return WorkerGone("the worker closed the connection before its reply was complete")
 
     def _violation(self, what: str) -> None:
         self._fail(ProtocolViolation(what))
@@ -221,6 +247,7 @@ class WorkerClient:
         self._connect_timeout = connect_timeout
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
+        self._retired = False
 
     @property
     def connections(self) -> int:
@@ -284,7 +311,8 @@ class WorkerClient:
                     raise Unreachable("its accept backlog is full") from None
                 await asyncio.sleep(CONNECT_RETRY_INTERVAL)
             except OSError as error:
-                raise Unreachable(error.strerror or str(error)) from error
+                refused = isinstance(error, ConnectionRefusedError | FileNotFoundError)
+                raise Unreachable(error.strerror or str(error), refused=refused) from error
             else:
                 return
 
@@ -297,11 +325,12 @@ class WorkerClient:
     def close(self) -> None:
         """Closes every connection; exchanges under way end with `WorkerGone`."""
         for connection in tuple(self._open):
-            connection.abort()
+            connection.drop()
 
-    def close_idle(self) -> None:
-        """Closes the connections that carry no exchange."""
-        for connection in self._idle:
+    def retire(self) -> None:
+        """Closes the connections that carry no exchange now, and each of the others when its exchange has ended."""
+        self._retired = True
+        for connection in tuple(self._idle):
             connection.abort()
         self._idle.clear()
 
@@ -311,7 +340,10 @@ class WorkerClient:
 
     def idle(self, connection: _Connection) -> None:
         """A connection has ended its exchange and may carry the next."""
-        self._idle.append(connection)
+        if self._retired:
+            connection.abort()
+        else:
+            self._idle.append(connection)
 
     def lost(self, connection: _Connection) -> None:
         """A connection is closed."""

@@ -15,7 +15,7 @@ from anyserve.agent.config import AgentConfig
 from anyserve.agent.events import EventLog, EventType
 from anyserve.agent.queues import Admission
 from anyserve.agent.registry import Registration, Registry
-from anyserve.agent.worker_client import WorkerClient
+from anyserve.agent.worker_client import Unreachable, WorkerClient
 
 __all__ = ["KnownWorker", "Workers"]
 
@@ -91,7 +91,7 @@ class Workers:
         self._registry.register(registration)
         known = self._known.get(registration.worker_id)
         if known is not None and known.client.path != registration.socket_path:
-            known.client.close_idle()  # it has moved; exchanges under way end on the old connections
+            known.client.retire()  # it has moved; exchanges under way end on the old connections
             known.client = self._new_client(registration)
         if known is None:
             self._known[registration.worker_id] = KnownWorker(registration.worker_id, self._new_client(registration))
@@ -147,12 +147,12 @@ class Workers:
         self.expect_no_more((worker_id,))
         return True
 
-    def unreachable(self, registration: Registration, reason: str) -> None:
-        """A connection to a worker was refused: one that sends heartbeats is given time, any other is dropped."""
-        known = self._known.get(registration.worker_id)
-        log.warning("worker unreachable", extra={"worker": registration.worker_id, "reason": reason})
-        if known is not None and known.last_heartbeat is None:
-            self.drop(registration.worker_id, f"cannot be reached: {reason}")
+    def unreachable(self, worker_id: str, error: Unreachable) -> None:
+        """No connection could be made: a worker that refuses them and never sent a heartbeat is dropped."""
+        known = self._known.get(worker_id)
+        log.warning("worker unreachable", extra={"worker": worker_id, "reason": str(error)})
+        if known is not None and known.last_heartbeat is None and error.refused:
+            self.drop(worker_id, f"refuses connections: {error}")
 
     def succeeded(self, worker_id: str) -> None:
         """An exchange went by the rules: violations are no longer in a row."""
@@ -204,4 +204,4 @@ class Workers:
     def _forget(self, worker_id: str) -> None:
         known = self._known.pop(worker_id, None)
         if known is not None:
-            known.client.close_idle()
+            known.client.retire()

@@ -41,7 +41,7 @@ class ServeOptions:
 
 
 async def serve(config: AgentConfig, options: ServeOptions) -> None:
-    """Serves until SIGINT or SIGTERM; a second signal ends it at once.
+    """Serves until SIGINT or SIGTERM; a second SIGINT cuts the drain short.
 
     Raises:
         PortInUse: an address cannot be listened on.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "Outbox", "Stream"]
 
+EXCHANGE_OVER = "the exchange is over: the client has gone, or the handler has returned"
+
 Target = str | Mapping[str, str]
 Result = TypeVar("Result")
 
@@ -156,11 +158,11 @@ class Outbox(Protocol):
     """Where a stream's replies go (`server.py`)."""
 
     def put_from_thread(self, payload: bytes) -> bool:
-        """Sends a frame from another thread; blocks while the agent is behind. False if it has gone."""
+        """Sends a frame from another thread; blocks while the agent is behind. False if the exchange is over."""
         ...
 
-    async def put(self, payload: bytes) -> None:
-        """Sends a frame from the event loop; waits while the agent is behind."""
+    async def put(self, payload: bytes) -> bool:
+        """Sends a frame from the event loop; waits while the agent is behind. False if the exchange is over."""
         ...
 
 
@@ -179,7 +181,7 @@ class Stream:
             reply: a ModelStreamInferResponse, a ModelInferResponse or named arrays.
 
         Raises:
-            InferenceError: CANCELLED, the client has gone.
+            InferenceError: CANCELLED, the client has gone or the handler has returned.
             RuntimeError: called on the event loop: use `await stream.asend(...)`.
             TypeError: `reply` is none of these.
             ValueError: `reply` is longer than the message limit.
@@ -187,16 +189,18 @@ class Stream:
         if threading.get_ident() == self._loop_thread:
             raise RuntimeError("stream.send would block the event loop: use `await stream.asend(...)`")
         if not self._outbox.put_from_thread(self._frame(reply)):
-            raise InferenceError(Code.CANCELLED, "the client has gone")
+            raise InferenceError(Code.CANCELLED, EXCHANGE_OVER)
 
     async def asend(self, reply: Reply) -> None:
         """Sends one reply, from an async handler; waits while the client is behind.
 
         Raises:
+            InferenceError: CANCELLED, the client has gone or the handler has returned.
             TypeError: `reply` is none of what `send` takes.
             ValueError: `reply` is longer than the message limit.
         """
-        await self._outbox.put(self._frame(reply))
+        if not await self._outbox.put(self._frame(reply)):
+            raise InferenceError(Code.CANCELLED, EXCHANGE_OVER)
 
     def _frame(self, reply: Reply) -> bytes:
         message = as_stream_response(reply)

@@ -16,7 +16,7 @@ from anyserve._proto import grpc_predict_v2_pb2 as pb
 from anyserve.app import Declaration
 from anyserve.errors import Code, InferenceError
 from anyserve.handlers import Handler, as_response
-from anyserve.scan import MessageHead, scan_message
+from anyserve.scan import REQUEST_FIELDS, MessageHead, scan_message
 from anyserve.worker.context import Context, Stream, checked_length
 
 if TYPE_CHECKING:
@@ -34,6 +34,14 @@ ERROR_CODE = "anyserve_error_code"
 ERROR_MESSAGE = "anyserve_error_message"
 
 Result = TypeVar("Result")
+
+
+class HandlerFailed(Exception):
+    """Carries whatever a handler raised, also what asyncio would take for its own (StopIteration, CancelledError)."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        super().__init__(str(error))
 
 
 class Served:
@@ -77,7 +85,7 @@ class Exchanges:
         Raises:
             MalformedMessage: the frame is no request at all, so that no form of reply is known.
         """
-        head = scan_message(payload)
+        head = scan_message(payload, fields=REQUEST_FIELDS)
         served = self._find(head)
         if served is None:
             message = f"this worker does not serve {head.parameters.get(CAPABILITY) or head.model_name!r}"
@@ -108,16 +116,17 @@ class Exchanges:
 
     async def _streaming(self, payload: bytes, head: MessageHead, served: Served, connection: Connection) -> None:
         context = self._context(head, served)
-        stream = Stream(connection.outbox, threading.get_ident(), self._max_frame_bytes)
-        try:
-            request = _request(payload)
-            await self._replies(served, request, context, stream)
-        except asyncio.CancelledError:
-            context.cancel()
-            raise
-        except Exception as error:
-            await self._stream_error(connection, head, _as_inference_error(error, served))
-        await connection.outbox.put(b"")
+        with connection.stream_outbox() as outbox:
+            stream = Stream(outbox, threading.get_ident(), self._max_frame_bytes)
+            try:
+                request = _request(payload)
+                await self._replies(served, request, context, stream)
+            except asyncio.CancelledError:
+                context.cancel()
+                raise
+            except Exception as error:
+                await outbox.put(_stream_error(head, _as_inference_error(error, served)))
+            await outbox.put(b"")
 
     async def _replies(self, served: Served, request: pb.ModelInferRequest, context: Context, stream: Stream) -> None:
         handler = served.handler
@@ -126,9 +135,8 @@ class Exchanges:
             if returned is not None:
                 raise TypeError(f"a handler with stream=True sends its replies; it returned {type(returned).__name__}")
         elif handler.asynchronous:
-            async with served.places, aclosing(handler.call(request, context)) as replies:
-                async for reply in replies:
-                    await stream.asend(reply)
+            async with served.places:
+                await _awaited(_asend_all, handler, request, context, stream)
         else:
             await self._call(served, context, _send_all, handler, request, context, stream)
 
@@ -136,9 +144,9 @@ class Exchanges:
         """Calls a handler where it belongs: on the loop if it is async, else in a thread."""
         if served.handler.asynchronous:
             async with served.places:
-                return await function(*args)  # type: ignore[misc, no-any-return]
+                return await _awaited(function, *args)
         await served.places.acquire()
-        future = self._pool.submit(function, *args)
+        future = self._pool.submit(_called, function, *args)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -178,11 +186,36 @@ class Exchanges:
     def _reply_error(connection: Connection, error: InferenceError) -> None:
         connection.write(pb.ModelInferResponse(parameters=_error_parameters(error)).SerializeToString())
 
-    @staticmethod
-    async def _stream_error(connection: Connection, head: MessageHead, error: InferenceError) -> None:
-        response = pb.ModelInferResponse(id=head.id, parameters=_error_parameters(error))
-        message = pb.ModelStreamInferResponse(error_message=error.message or error.code.name, infer_response=response)
-        await connection.outbox.put(message.SerializeToString())
+
+def _stream_error(head: MessageHead, error: InferenceError) -> bytes:
+    response = pb.ModelInferResponse(id=head.id, parameters=_error_parameters(error))
+    message = _encodable(error.message) or error.code.name
+    return pb.ModelStreamInferResponse(error_message=message, infer_response=response).SerializeToString()
+
+
+def _called(function: Callable[..., Result], *args: Any) -> Result:
+    try:
+        return function(*args)
+    except BaseException as error:
+        raise HandlerFailed(error) from error
+
+
+async def _awaited(function: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return await function(*args)
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise  # the client has gone
+        raise HandlerFailed(error) from error
+
+
+async def _asend_all(handler: Handler, request: pb.ModelInferRequest, context: Context, stream: Stream) -> None:
+    async with aclosing(handler.call(request, context)) as replies:
+        async for reply in replies:
+            await stream.asend(reply)
 
 
 def _send_all(handler: Handler, request: pb.ModelInferRequest, context: Context, stream: Stream) -> None:
@@ -209,13 +242,21 @@ def _request(payload: bytes) -> pb.ModelInferRequest:
 def _error_parameters(error: InferenceError) -> Mapping[str, pb.InferParameter]:
     return {
         ERROR_CODE: pb.InferParameter(int64_param=int(error.code)),
-        ERROR_MESSAGE: pb.InferParameter(string_param=error.message),
+        ERROR_MESSAGE: pb.InferParameter(string_param=_encodable(error.message)),
     }
+
+
+def _encodable(text: str) -> str:
+    """The text with what UTF-8 cannot hold (lone surrogates, as in names of files) written as escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _as_inference_error(error: Exception, served: Served) -> InferenceError:
     """The handler's own choice, or INTERNAL with the exception's message; the traceback stays in the log."""
     if isinstance(error, InferenceError):
         return error
-    log.error("handler failed", exc_info=error, extra={"capability": str(served.declaration.capability)})
-    return InferenceError(Code.INTERNAL, str(error) or type(error).__name__)
+    cause = error.error if isinstance(error, HandlerFailed) else error
+    if isinstance(cause, InferenceError):
+        return cause
+    log.error("handler failed", exc_info=cause, extra={"capability": str(served.declaration.capability)})
+    return InferenceError(Code.INTERNAL, str(cause) or type(cause).__name__)

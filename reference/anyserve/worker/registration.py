@@ -121,7 +121,9 @@ class Registrar:
     async def _beat(self, healthy: bool) -> bool:
         if not healthy:
             for request in self._requests:
-                await self._stub["RegisterModel"](request, metadata=self._metadata, timeout=CALL_TIMEOUT)
+                answer = await self._stub["RegisterModel"](request, metadata=self._metadata, timeout=CALL_TIMEOUT)
+                if not answer.success:
+                    raise Rejected(f"the agent refuses this worker: {answer.message}")
         reply = await self._stub["Heartbeat"](self._heartbeat, metadata=self._metadata, timeout=CALL_TIMEOUT)
         if not reply.healthy and healthy:
             return await self._beat(healthy=False)  # the agent does not know us: it has restarted

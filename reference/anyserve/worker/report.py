@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -43,7 +44,9 @@ class Report:
         self._write(event="registered")
 
     def failed(self, message: str) -> None:
-        """The worker ends because of this."""
+        """The worker ends because of this; to a person where no supervisor listens."""
+        if self._fd is None:
+            print(f"anyserve.worker: error: {message}", file=sys.stderr)  # noqa: T201 (a command's own message)
         self._write(event="failed", message=message)
 
     def _write(self, **line: Any) -> None:

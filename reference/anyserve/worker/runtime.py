@@ -11,7 +11,6 @@ import inspect
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from typing import Any
 
 from anyserve.app import AnyServe, Group, Worker
 from anyserve.client import AsyncAnyserveClient
-from anyserve.sockets import socket_path
+from anyserve.framing import MAX_ANNOTATION_BYTES
+from anyserve.sockets import remove_if_stale, socket_path
 from anyserve.worker.exchange import Exchanges, Served
-from anyserve.worker.loader import load_app
+from anyserve.worker.loader import AppNotFound, load_app
 from anyserve.worker.registration import Orphaned, Registrar, Rejected
 from anyserve.worker.report import Report
 from anyserve.worker.server import WorkerServer
@@ -57,14 +57,19 @@ def run_worker(options: WorkerOptions, report: Report) -> int:
     signal.signal(signal.SIGTERM, _exit_on_signal)  # until the loop takes over: loading may take long
     try:
         group = _load(options, report)
-    except SystemExit:
+    except _Stopped:
         return 0
+    except (AppNotFound, SystemExit) as error:
+        report.failed(f"cannot load {options.app}: {_told(error)}")
+        return 1
     except Exception as error:
         log.exception("the app failed to load")
         report.failed(f"cannot load {options.app}: {_told(error)}")
         return 1
     try:
         return asyncio.run(_Runtime(options, group, report).run())
+    except _Stopped:
+        return 0
     except _StartFailed as error:
         report.failed(str(error))
         return 1
@@ -80,8 +85,12 @@ def _load(options: WorkerOptions, report: Report) -> Group:
     raise ValueError(f"the app has no group {options.group!r}, but {', '.join(g.name for g in groups)}")
 
 
+class _Stopped(BaseException):
+    """SIGTERM came before the worker served; not an Exception, so that no handler of the app's takes it for one."""
+
+
 def _exit_on_signal(_signal: int, _frame: Any) -> None:
-    sys.exit(0)
+    raise _Stopped
 
 
 def _told(error: BaseException) -> str:
@@ -112,9 +121,6 @@ class _Runtime:
     async def run(self) -> int:
         try:
             await self._start_instance()
-        except SystemExit:
-            return 0
-        try:
             return await self._serve()
         finally:
             await self._clean_up()
@@ -126,12 +132,13 @@ class _Runtime:
             if signal.getsignal(signal_) is not signal.SIG_IGN:  # a supervised worker leaves Ctrl-C to its agent
                 asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
         exchanges = Exchanges(self._served(), max_frame_bytes=options.max_message_bytes, client=self._instance_client)
-        server = WorkerServer(exchanges, max_frame_bytes=options.max_message_bytes)
+        server = WorkerServer(exchanges, max_frame_bytes=options.max_message_bytes + MAX_ANNOTATION_BYTES)
         path = socket_path(options.socket_dir, options.worker_id)
+        remove_if_stale(path)
         try:
             await server.start(path)
         except OSError as error:
-            raise _StartFailed(f"cannot listen on the worker's socket: {error.strerror}") from error
+            raise _StartFailed(f"cannot listen on {path}: {error.strerror}") from error
         try:
             return await self._stay_registered(server, path, stop)
         finally:
@@ -199,12 +206,11 @@ class _Runtime:
         if self._group.worker is None:
             return
         try:
-            instance = self._group.worker()
-            await _maybe_async(instance.on_start)
-        except Exception as error:
+            self._instance = self._group.worker()
+            await _maybe_async(self._instance.on_start)
+        except (Exception, SystemExit) as error:
             log.exception("on_start failed")
             raise _StartFailed(f"{self._group.name}.on_start failed: {_told(error)}") from error
-        self._instance = instance
 
     async def _clean_up(self) -> None:
         if self._client is not None:

@@ -13,6 +13,8 @@ import socket
 import struct
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from anyserve.framing import FrameDecoder, FrameTooLong, encode_header
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 1024
 BACKLOG = 128
 PIPELINED_FRAMES = 16
+CUT_OFF = 1.0
+"""Seconds for handlers on the event loop to end when they are cancelled."""
 PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
@@ -41,8 +45,9 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before the first use
-        self._task: asyncio.Task[None] | None = None
-        self.outbox = Outbox(self)
+        self.task: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Serves the exchanges; done when the connection is."""
+        self._outbox: Outbox | None = None
         self.busy = False
         """An exchange is under way."""
 
@@ -51,7 +56,7 @@ class Connection(asyncio.Protocol):
         if not self._server.admit(self):
             self._transport.abort()
             return
-        self._task = asyncio.get_running_loop().create_task(self._serve())
+        self.task = asyncio.get_running_loop().create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -66,17 +71,18 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.lost(self)
-        self.outbox.close()
+        if self._outbox is not None:
+            self._outbox.close()
         self._writable.set()
-        if self._task is not None:
-            self._task.cancel()
+        self.task.cancel()
 
     def pause_writing(self) -> None:
         self._writable.clear()
 
     def resume_writing(self) -> None:
         self._writable.set()
-        self.outbox.resume()
+        if self._outbox is not None:
+            self._outbox.resume()
 
     @property
     def idle(self) -> bool:
@@ -91,6 +97,16 @@ class Connection(asyncio.Protocol):
     def write(self, payload: bytes) -> None:
         """Writes one frame."""
         self._transport.writelines((encode_header(len(payload)), payload))
+
+    @contextmanager
+    def stream_outbox(self) -> Iterator[Outbox]:
+        """Where the replies of one streaming exchange go while it lasts; what comes later is refused."""
+        self._outbox = outbox = Outbox(self)
+        try:
+            yield outbox
+        finally:
+            outbox.close()
+            self._outbox = None
 
     async def drained(self) -> None:
         """Waits until the agent takes more."""
@@ -138,7 +154,7 @@ class Outbox:
         self._closed = False
 
     def put_from_thread(self, payload: bytes) -> bool:
-        """Writes a frame; blocks while the agent is behind. False if the connection is lost."""
+        """Writes a frame; blocks while the agent is behind. False if the exchange is over."""
         self._places.acquire()
         if self._closed:
             self._places.release()
@@ -146,10 +162,13 @@ class Outbox:
         self._loop.call_soon_threadsafe(self._write, payload)
         return True
 
-    async def put(self, payload: bytes) -> None:
-        """Writes a frame, once the agent takes it."""
+    async def put(self, payload: bytes) -> bool:
+        """Writes a frame, once the agent takes it; False if the exchange is over."""
         await self._connection.drained()
+        if self._closed:
+            return False
         self._connection.write(payload)
+        return True
 
     def resume(self) -> None:
         """The agent takes more again."""
@@ -158,7 +177,7 @@ class Outbox:
             self._places.release(owed)
 
     def close(self) -> None:
-        """The connection is lost: threads that wait here go on."""
+        """The exchange is over: threads that wait here go on."""
         self._closed = True
         self._places.release()  # one wakes, and its release wakes the next
 
@@ -215,20 +234,27 @@ class WorkerServer:
         # Two turns of the loop: the first polls the sockets, the second runs what had arrived in them.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+        ended = True
         try:
             async with asyncio.timeout(grace):
                 while not all(connection.idle for connection in self._connections):
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            return False
-        finally:
-            for connection in tuple(self._connections):
-                if connection.idle:
-                    connection.close()
-                else:
-                    connection.abort()
-        return True
+            ended = False
+        await self._close_all()
+        return ended
+
+    async def _close_all(self) -> None:
+        """Closes the connections; handlers that are cut off are told before this returns."""
+        connections = tuple(self._connections)
+        for connection in connections:
+            if connection.idle:
+                connection.close()
+            else:
+                connection.abort()
+        if connections:
+            await asyncio.wait([connection.task for connection in connections], timeout=CUT_OFF)
 
     def admit(self, connection: Connection) -> bool:
         """Whether a new connection may stay: there is room, and it is from this user or root."""
