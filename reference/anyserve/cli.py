@@ -41,6 +41,8 @@ class _DefaultCommand(click.Group):
         serve.format_usage(serve_context, formatter)
         serve.format_help_text(serve_context, formatter)
         serve.format_options(serve_context, formatter)
+        with formatter.section("About"):
+            formatter.write_dl([record for p in self.get_params(ctx) if (record := p.get_help_record(ctx))])
         self.format_commands(ctx, formatter)
 
 
@@ -54,7 +56,14 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
     cls=_DefaultCommand,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "ANYSERVE", "show_default": True},
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and which agents are there.",
+)
 def main() -> None:
     """anyserve serves any capability from any process over KServe v2 gRPC."""
 
@@ -142,7 +151,12 @@ def main() -> None:
     "--max-watchers", default=DEFAULTS.max_watchers, type=click.IntRange(1), help="WatchEvents calls at once."
 )
 @click.option("--log-format", default="text", type=click.Choice(logs.FORMATS), help="How log lines are written.")
-@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option(
+    "--log-level",
+    default="info",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Least severity shown.",
+)
 def serve(app: str | None, impl: str | None, **options: Any) -> None:
     """Serve APP (module:attribute), or, without APP, a bare agent for workers that register by themselves.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -78,12 +79,15 @@ def infer(model: str | None, inputs: tuple[str, ...], capability: tuple[str, ...
 
     if bool(model) == bool(capability):
         raise click.UsageError("name a MODEL, or one or more --capability KEY=PATTERN")
-    target: str | Mapping[str, str] = model or dict(_split(item, "--capability") for item in capability)
+    target: str | Mapping[str, str] = model or _unique((_split(c, "--capability") for c in capability), "--capability")
     arrays, datatypes = _tensors(inputs)
     common: dict[str, Any] = {
         "version": options["model_version"],
         "request_id": options["request_id"],
-        "parameters": {k: _json_or_text(v) for k, v in (_split(p, "--parameter") for p in options["parameters"])},
+        "parameters": {
+            name: _json_or_text(value)
+            for name, value in _unique((_split(p, "--parameter") for p in options["parameters"]), "--parameter").items()
+        },
         "datatypes": datatypes,
     }
     try:
@@ -98,25 +102,49 @@ def infer(model: str | None, inputs: tuple[str, ...], capability: tuple[str, ...
 
 
 def _tensors(inputs: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    import numpy as np  # noqa: PLC0415 (slow to import)
-
     arrays: dict[str, Any] = {}
     datatypes: dict[str, str] = {}
-    for item in inputs:
-        name, text = _split(item, "--input")
-        name, _, datatype = name.partition(":")
+    for key, text in _unique((_split(item, "--input") for item in inputs), "--input").items():
+        name, _, datatype = key.partition(":")
         if name in arrays:
             raise click.BadParameter(f"{name!r} is given twice", param_hint="--input")
-        value = _value(text)
-        arrays[name] = np.array(value, dtype=object) if isinstance(value, bytes) else np.array(value)
         if datatype:
             datatypes[name] = datatype.upper()
+        arrays[name] = _array(name, _value(text, datatype.upper()), datatype.upper())
     return arrays, datatypes
 
 
-def _value(text: str) -> Any:
+def _array(name: str, value: Any, datatype: str) -> Any:
+    import numpy as np  # noqa: PLC0415 (slow to import)
+
+    from anyserve.tensors import DATATYPES  # noqa: PLC0415
+
+    if isinstance(value, bytes):
+        return np.array(value, dtype=object)
+    try:
+        found = np.array(value)
+    except ValueError:
+        raise click.ClickException(
+            f"input {name!r}: {json.dumps(value)} is no tensor, its lists differ in length"
+        ) from None
+    if found.size == 0 and datatype in DATATYPES:
+        return found.astype(DATATYPES[datatype])  # nothing in it says what it is
+    return value if datatype else found
+
+
+def _unique(items: Iterable[tuple[str, str]], option: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in items:
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice", param_hint=option)
+        found[name] = value
+    return found
+
+
+def _value(text: str, datatype: str) -> Any:
     if not text.startswith("@"):
-        return _json_or_text(text)
+        value = _json_or_text(text)
+        return text if datatype == "BYTES" and isinstance(value, int | float | bool) else value
     try:
         return Path(text[1:]).read_bytes()
     except OSError as error:
@@ -165,6 +193,8 @@ def _print_reply(reply: ModelInferResponse, as_json: bool) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no number for it
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 

@@ -69,7 +69,8 @@ class Handler:
     def _of(cls, function: Callable[..., Any], signature: inspect.Signature, stream: bool) -> Handler:
         name = getattr(function, "__qualname__", repr(function))
         # Of an instance with `__call__`, that method says what kind it is.
-        code = function if inspect.isroutine(function) or isinstance(function, partial) else function.__call__
+        plain = inspect.isroutine(function) or isinstance(function, partial)
+        code: Any = function if plain else type(function).__call__
         generator = inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
         takes_stream = stream and not generator
         count = _positional(name, signature, most=3 if takes_stream else 2)

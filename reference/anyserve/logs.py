@@ -50,7 +50,11 @@ class _Formatter(logging.Formatter):
 
 class _JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(self.fields(record), default=str)
+        fields = self.fields(record)
+        try:
+            return json.dumps(fields, default=str)
+        except (TypeError, ValueError):  # e.g. a tuple as a key: whatever it is, a line of JSON comes out
+            return json.dumps({key: str(value) for key, value in fields.items()})
 
 
 class _TextFormatter(_Formatter):

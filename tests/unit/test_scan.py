@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from anyserve._proto import grpc_predict_v2_pb2 as pb
 from anyserve.scan import (
+    REQUEST_FIELDS,
     MalformedMessage,
     Parameter,
     parameter_bytes,
@@ -36,7 +37,7 @@ def test_reads_what_protobuf_wrote(
 ) -> None:
     message = pb.ModelInferRequest(model_name=name, model_version=version, id=id_, raw_input_contents=raw)
     set_parameters(message, parameters)
-    head = scan_message(message.SerializeToString())
+    head = scan_message(message.SerializeToString(), fields=REQUEST_FIELDS)
     assert (head.model_name, head.model_version, head.id, head.parameters) == (name, version, id_, parameters)
 
 
@@ -54,7 +55,7 @@ def test_what_is_appended_is_merged_by_protobuf(name: str, parameters: dict[str,
 @given(st.binary(max_size=60))
 def test_never_accepts_a_top_level_that_protobuf_refuses(data: bytes) -> None:
     try:
-        scan_message(data)
+        scan_message(data, fields=REQUEST_FIELDS)
     except MalformedMessage:
         return
     try:
@@ -91,7 +92,7 @@ def _top_level(data: bytes) -> list[tuple[int, int, int]]:
 )
 def test_names_what_is_malformed(data: bytes, said: str) -> None:
     with pytest.raises(MalformedMessage, match=said):
-        scan_message(data)
+        scan_message(data, fields=REQUEST_FIELDS)
 
 
 def test_unknown_fields_are_skipped_whatever_their_wire_type() -> None:
@@ -108,7 +109,7 @@ def test_the_last_of_duplicates_wins() -> None:
 def test_uint64_parameter_above_int64() -> None:
     message = pb.ModelInferRequest()
     message.parameters["n"].uint64_param = (1 << 64) - 1
-    assert scan_message(message.SerializeToString()).parameters == {"n": (1 << 64) - 1}
+    assert scan_message(message.SerializeToString(), fields=REQUEST_FIELDS).parameters == {"n": (1 << 64) - 1}
 
 
 def test_stream_reply_merges_a_response_that_stands_twice() -> None:

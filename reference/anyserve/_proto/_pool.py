@@ -37,4 +37,5 @@ def _message_class(message: Descriptor, module_name: str, prefix: str) -> type[M
         n: _message_class(d, module_name, f"{prefix}{message.name}.") for n, d in message.nested_types_by_name.items()
     }
     names = {"DESCRIPTOR": message, "__module__": module_name, "__qualname__": prefix + message.name}
-    return GeneratedProtocolMessageType(message.name, (Message,), {**nested, **names})
+    class_: Any = GeneratedProtocolMessageType(message.name, (Message,), {**nested, **names})
+    return class_  # type: ignore[no-any-return]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+import socket
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -53,6 +55,8 @@ class Agent:
 
     def __init__(self, config: AgentConfig | None = None) -> None:
         self._config = config = config or AgentConfig()
+        self.instance_secret = secrets.token_hex(16)
+        """Told to the workers that this instance starts: their calls are let in while it drains."""
         self._registry = Registry(max_workers=config.max_workers, max_registrations=config.max_registrations)
         self._admission = Admission(config.queue_size, config.default_max_concurrency)
         self._events = EventLog(config.max_watchers)
@@ -60,7 +64,9 @@ class Agent:
         self._workers = Workers(config, self._registry, self._admission, self._events)
         self._info = ModelInfo(self._registry, self._statistics)
         dispatcher = Dispatcher(self._registry, self._admission, self._workers, self._statistics)
-        self._kserve = KServeService(config, dispatcher, self._info, lambda: self.ready)
+        self._kserve = KServeService(
+            config, dispatcher, self._info, ready=lambda: self.ready, instance_secret=self.instance_secret
+        )
         self._management = ManagementService(config, self._registry, self._admission, self._workers, self._events)
         self._standard = StandardServices(grpc_predict_v2_pb2.DESCRIPTOR, (KSERVE.full_name,))
         self._tasks: list[asyncio.Task[None]] = []
@@ -133,12 +139,13 @@ class Agent:
             stop_workers: awaited after the client side has ended, while workers
                 can still take their leave at the management port.
         """
-        log.info("draining", extra={"grace": grace})
         self._serving = False
+        self._kserve.begin_drain()
+        log.info("draining", extra={"grace": grace})
         self._events.publish(EventType.SERVER_DRAINING)
         await self._standard.set_serving(False)
         self._standard.close()
-        await self._kserve.drain(grace)
+        await self._kserve.calls_ended(grace)
         await self._server.stop(LAST_REPLIES)
         if stop_workers is not None:
             await stop_workers()
@@ -194,9 +201,12 @@ def _server_options(max_message_bytes: int) -> list[tuple[str, int]]:
 def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
+        # Tried with a socket first: what grpcio says of a failure is its own log line, and no reason.
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
         bound = server.add_insecure_port(address)
-    except RuntimeError:
-        bound = 0
-    if not bound:
-        raise PortInUse(f"cannot listen on {address}: the port is in use or the address is not this machine's")
+    except (OSError, UnicodeError) as error:
+        raise PortInUse(f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}") from error
+    except RuntimeError as error:
+        raise PortInUse(f"cannot listen on {address}") from error
     return bound

@@ -7,6 +7,7 @@ decoded. Rules: spec `serving.*` and `stream.*`, wire.md sections 1, 2 and 5.
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -27,17 +28,28 @@ __all__ = ["KServeService"]
 
 QUERY_PREFIX = "x-cap-"
 RESERVED_PREFIX = "anyserve_"
+INSTANCE_KEY = "anyserve-instance"
+"""Metadata by which the instance's own workers show that a call is part of one under way."""
 DRAINING = "the server is draining: try another instance, or this one when it is back"
 
 
 class KServeService:
     """The RPCs of `inference.GRPCInferenceService`."""
 
-    def __init__(self, config: AgentConfig, dispatcher: Dispatcher, info: ModelInfo, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        dispatcher: Dispatcher,
+        info: ModelInfo,
+        *,
+        ready: Callable[[], bool],
+        instance_secret: str,
+    ) -> None:
         self._config = config
         self._dispatcher = dispatcher
         self._info = info
         self._ready = ready
+        self._instance_secret = instance_secret
         self._draining = asyncio.Event()
         self._calls = 0
         self._no_calls = asyncio.Event()
@@ -62,21 +74,28 @@ class KServeService:
     RAW = frozenset({"ModelInfer", "ModelStreamInfer"})
     """RPCs whose messages are passed as bytes."""
 
-    async def drain(self, grace: float) -> None:
-        """Refuses new calls and returns when those under way have ended, after `grace` seconds at the latest.
-
-        Streams take no further requests and end when those under way have ended.
-        """
+    def begin_drain(self) -> None:
+        """From now on new calls are refused; streams take no further requests, and end when those taken have ended."""
         self._draining.set()
+
+    async def calls_ended(self, grace: float) -> None:
+        """Returns when no call is under way, after `grace` seconds at the latest."""
         if self._calls:
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._no_calls.wait()
 
+    def _is_inner(self, context: Context) -> bool:
+        given = dict(context.invocation_metadata() or ()).get(INSTANCE_KEY, "")
+        return isinstance(given, str) and hmac.compare_digest(given.encode(), self._instance_secret.encode())
+
     @asynccontextmanager
     async def _call(self, context: Context) -> AsyncIterator[None]:
-        """Counts a call while it is under way; refuses it when draining (`serving.infer.draining`)."""
-        if self._draining.is_set():
+        """Counts a call while it is under way; refuses it when draining (`serving.infer.draining`).
+
+        Calls of this instance's own workers belong to calls under way, and are let in.
+        """
+        if self._draining.is_set() and not self._is_inner(context):
             await context.abort(grpc.StatusCode.UNAVAILABLE, DRAINING)
         self._calls += 1
         self._no_calls.clear()

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 APP = "app"
 """Stands for the workers of the app until they are known."""
+WATCH_TICK = 200
+"""Milliseconds after which the watch says that nothing has changed."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -82,18 +84,18 @@ async def serve(config: AgentConfig, options: ServeOptions) -> None:
 async def _run(agent: Agent, supervisor: Supervisor | None, options: ServeOptions, stop: asyncio.Event) -> None:
     """Brings the workers up, tells that all is ready, and waits for the signal to stop."""
     stopping = asyncio.create_task(stop.wait())
-    tasks: list[asyncio.Task[object]] = [asyncio.create_task(_start(agent, supervisor))]
+    starting = asyncio.create_task(_start(agent, supervisor))
+    tasks: list[asyncio.Task[None]] = [starting]
+    if supervisor is not None and options.reload:
+        # Watched from before the app is loaded, so that no change is missed; acted on once it is up.
+        tasks.append(asyncio.create_task(_reload_on_change(supervisor, options.app_dir, starting)))
     try:
-        await asyncio.wait((stopping, tasks[0]), return_when=asyncio.FIRST_COMPLETED)
-        if stopping.done():
-            return
-        tasks[0].result()
-        if supervisor is not None and options.reload:
-            tasks.append(asyncio.create_task(_reload_on_change(supervisor, options.app_dir)))
-        await asyncio.wait((stopping, *tasks[1:]), return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks[1:]:
-            if task.done():
+        pending = {stopping, *tasks}
+        while not stopping.done() and len(pending) > 1:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
                 task.result()
+        await stopping
     finally:
         for task in (stopping, *tasks):
             task.cancel()
@@ -125,13 +127,18 @@ async def _shut_down(agent: Agent, supervisor: Supervisor | None, grace: float) 
     await stopping
 
 
-async def _reload_on_change(supervisor: Supervisor, app_dir: str) -> None:
+async def _reload_on_change(supervisor: Supervisor, app_dir: str, starting: asyncio.Task[None]) -> None:
     from watchfiles import PythonFilter, awatch  # noqa: PLC0415 (needed for --reload alone)
 
-    log.info("watching for changes", extra={"directory": app_dir})
-    async for changes in awatch(app_dir, watch_filter=PythonFilter()):
-        log.info("reloading", extra={"changed": sorted({path for _, path in changes})})
-        await supervisor.reload()
+    watching = False
+    async for changes in awatch(app_dir, watch_filter=PythonFilter(), rust_timeout=WATCH_TICK, yield_on_timeout=True):
+        if not watching:  # the first tick tells that the watch is there
+            watching = True
+            log.info("watching for changes", extra={"directory": app_dir})
+        if changes:
+            await asyncio.wait((starting,))
+            log.info("reloading", extra={"changed": sorted({path for _, path in changes})})
+            await supervisor.reload()
 
 
 def _launch_options(config: AgentConfig, options: ServeOptions, socket_dir: str, agent: Agent) -> LaunchOptions:
@@ -151,6 +158,7 @@ def _launch_options(config: AgentConfig, options: ServeOptions, socket_dir: str,
         app=options.app or "",
         arguments=arguments,
         grace=options.grace,
+        instance_secret=agent.instance_secret,
         management_token=config.management_token,
     )
 

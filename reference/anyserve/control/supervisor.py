@@ -45,8 +45,9 @@ class AgentReadiness(Protocol):
 class _Place:
     """One worker process that should be running."""
 
-    def __init__(self, launch_options: LaunchOptions, group: str | None) -> None:
+    def __init__(self, launch_options: LaunchOptions, running: set[WorkerProcess], group: str | None) -> None:
         self._launch_options = launch_options
+        self._running = running
         self._backoff = FIRST_BACKOFF
         self._keeper: asyncio.Task[None] | None = None
         self.group = group
@@ -61,7 +62,10 @@ class _Place:
     async def launch(self) -> WorkerProcess:
         """Starts a process for this place, without waiting for it or putting it here."""
         worker_id = f"worker-{secrets.token_hex(4)}"
-        return await WorkerProcess.start(self._launch_options, worker_id, self.group)
+        process = await WorkerProcess.start(self._launch_options, worker_id, self.group)
+        self._running.add(process)
+        process.when_ended(self._running.discard)
+        return process
 
     def keep(self, process: WorkerProcess) -> None:
         """Puts a process here and from now on restarts it when it ends."""
@@ -82,7 +86,7 @@ class _Place:
     async def replace(self, new: WorkerProcess) -> bool:
         """Stops the old process when the new one has registered; False if it did not, and the old one stays."""
         if not await new.wait_registered():
-            log.error("the new worker failed, the old one stays", extra={"reason": new.failure})
+            log.error("the new worker failed; the old one stays", extra={"reason": new.failure})
             return False
         old, self.process = self.process, new
         if old is not None:
@@ -127,6 +131,7 @@ class Supervisor:
         self._workers = workers
         self._agent = agent
         self._places: list[_Place] = []
+        self._running: set[WorkerProcess] = set()  # also those that have not taken their place yet
         self._app = LoadedApp((), ())
 
     @property
@@ -142,7 +147,7 @@ class Supervisor:
         Raises:
             StartFailed: a worker ended before it had registered. No process is left.
         """
-        first = _Place(self._launch_options, None)
+        first = _Place(self._launch_options, self._running, None)
         self._places = [first]
         try:
             first.process = await self._launch_expected(first)
@@ -168,12 +173,12 @@ class Supervisor:
     async def stop(self) -> None:
         """Drains and stops every worker (`lifecycle.drain`)."""
         await asyncio.gather(*(place.stop() for place in self._places))
+        await asyncio.gather(*(process.stop(self._launch_options.grace) for process in tuple(self._running)))
 
     def kill(self) -> None:
         """Kills every worker at once; what waits for them ends soon after."""
-        for place in self._places:
-            if place.process is not None:
-                place.process.kill()
+        for process in self._running:
+            process.kill()
 
     async def reload(self) -> bool:
         """Replaces every worker by a new one with the app as it is now.
@@ -246,7 +251,9 @@ class Supervisor:
         return bool(places)
 
     def _places_for(self, groups: Sequence[GroupInfo]) -> list[_Place]:
-        return [_Place(self._launch_options, group.name) for group in groups for _ in range(self._workers)]
+        return [
+            _Place(self._launch_options, self._running, group.name) for group in groups for _ in range(self._workers)
+        ]
 
     def _places_of(self, model_name: str) -> list[_Place]:
         return [place for place in self._places if model_name in self._models(place)]

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ class LaunchOptions:
     """Further options of `python -m anyserve.worker`, alike for all workers."""
     grace: float
     """Seconds that its exchanges have to end when it is stopped."""
+    instance_secret: str = ""
     management_token: str | None = None
 
 
@@ -81,8 +82,9 @@ class WorkerProcess:
         read_end, write_end = os.pipe()
         try:
             report = await _reader(read_end)
-            environment = dict(os.environ)
-            if options.management_token is not None:  # not on the command line, which others can read
+            # Secrets do not go on the command line, which others can read.
+            environment = {**os.environ, "ANYSERVE_INSTANCE_SECRET": options.instance_secret}
+            if options.management_token is not None:
                 environment["ANYSERVE_MANAGEMENT_TOKEN"] = options.management_token
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -126,6 +128,10 @@ class WorkerProcess:
     async def wait_registered(self) -> bool:
         """True once the agent has taken its registrations; False if the process ended first."""
         return await self._waited(self._registered, "still waiting for a worker to register")
+
+    def when_ended(self, callback: Callable[[WorkerProcess], None]) -> None:
+        """Calls back once the process has ended."""
+        self._listener.add_done_callback(lambda _: callback(self))
 
     async def wait(self) -> None:
         """Waits until it has ended and what it reported is read."""

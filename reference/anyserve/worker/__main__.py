@@ -76,6 +76,7 @@ def main(
                 socket_dir=socket_dir,
                 management_address=management,
                 management_token=os.environ.get("ANYSERVE_MANAGEMENT_TOKEN"),
+                instance_secret=os.environ.get("ANYSERVE_INSTANCE_SECRET", ""),
                 agent_address=agent,
                 **options,  # type: ignore[arg-type]
             ),

@@ -51,6 +51,7 @@ class Context:
         deadline: float | None,
         loop: asyncio.AbstractEventLoop,
         client: Callable[[], AsyncAnyserveClient],
+        call_metadata: Mapping[str, str],
     ) -> None:
         self.request_id = request_id
         self.capability = capability
@@ -60,6 +61,7 @@ class Context:
         self._loop = loop
         self._loop_thread = threading.get_ident()
         self._client = client
+        self._call_metadata = {**metadata, **call_metadata}
         self._calls: set[concurrent.futures.Future[Any]] = set()
 
     def time_remaining(self) -> float | None:
@@ -107,13 +109,13 @@ class Context:
         self, target: Target, inputs: ModelInferRequest | Mapping[str, ArrayLike], *, timeout: float | None = None
     ) -> ModelInferResponse:
         """Calls another capability of this instance, from an async handler; see `call`."""
-        return await self._client().infer(target, inputs, metadata=self.metadata, timeout=self._timeout(timeout))
+        return await self._client().infer(target, inputs, metadata=self._call_metadata, timeout=self._timeout(timeout))
 
     async def acall_stream(
         self, target: Target, inputs: ModelInferRequest | Mapping[str, ArrayLike], *, timeout: float | None = None
     ) -> AsyncIterator[ModelInferResponse]:
         """Like `acall`, for a capability that streams its replies."""
-        replies = self._client().stream(target, inputs, metadata=self.metadata, timeout=self._timeout(timeout))
+        replies = self._client().stream(target, inputs, metadata=self._call_metadata, timeout=self._timeout(timeout))
         async with aclosing(replies) as closing:
             async for reply in closing:
                 yield reply

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 CAPABILITY = "anyserve_capability"
 TIMEOUT_MS = "anyserve_timeout_ms"
 TRACEPARENT = "traceparent"
+INSTANCE_KEY = "anyserve-instance"
 ERROR_CODE = "anyserve_error_code"
 ERROR_MESSAGE = "anyserve_error_message"
 
@@ -61,16 +62,23 @@ class Exchanges:
         served: what the worker serves.
         max_frame_bytes: the greatest reply frame that the agent accepts.
         client: makes the client by which handlers call other capabilities.
+        instance_secret: by which the agent knows such calls.
     """
 
     def __init__(
-        self, served: Sequence[Served], *, max_frame_bytes: int, client: Callable[[], AsyncAnyserveClient]
+        self,
+        served: Sequence[Served],
+        *,
+        max_frame_bytes: int,
+        client: Callable[[], AsyncAnyserveClient],
+        instance_secret: str,
     ) -> None:
         self._by_capability = {s.declaration.capability.encoded: s for s in served}
         self._by_name = {(s.declaration.model_name, s.declaration.model_version): s for s in served}
         self._only = served[0] if len(served) == 1 else None
         self._max_frame_bytes = max_frame_bytes
         self._client = client
+        self._call_metadata = {INSTANCE_KEY: instance_secret} if instance_secret else {}
         self._loop = asyncio.get_running_loop()
         threads = sum(s.declaration.max_concurrency for s in served if not s.handler.asynchronous)
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="handler")
@@ -140,7 +148,7 @@ class Exchanges:
         else:
             await self._call(served, context, _send_all, handler, request, context, stream)
 
-    async def _call(self, served: Served, context: Context, function: Callable[..., Result], *args: Any) -> Result:
+    async def _call(self, served: Served, context: Context, function: Callable[..., Any], *args: Any) -> Any:
         """Calls a handler where it belongs: on the loop if it is async, else in a thread."""
         if served.handler.asynchronous:
             async with served.places:
@@ -177,6 +185,7 @@ class Exchanges:
             deadline=self._loop.time() + timeout_ms / 1000 if isinstance(timeout_ms, int) else None,
             loop=self._loop,
             client=self._client,
+            call_metadata=self._call_metadata,
         )
 
     def _serialized(self, reply: pb.ModelInferResponse) -> bytes:

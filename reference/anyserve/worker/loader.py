@@ -31,8 +31,10 @@ def load_app(spec: str, *, factory: bool = False, app_dir: str = ".") -> AnyServ
     """
     module_name, _, attribute = spec.partition(":")
     attribute = attribute or "app"
+    if module_name.endswith(".py") or "/" in module_name:
+        raise AppNotFound(f"{spec!r} is a path; write the module's name instead, e.g. {_module_of(module_name)}:app")
     if not module_name or not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
-        raise AppNotFound(_malformed(spec))
+        raise AppNotFound(f"{spec!r} does not name an app; write module:attribute, e.g. my_app:app")
     directory = os.path.abspath(app_dir)
     if directory not in sys.path:
         sys.path.insert(0, directory)
@@ -66,11 +68,8 @@ def _checked(found: object, spec: str, factory: bool) -> AnyServe:
     return found
 
 
-def _malformed(spec: str) -> str:
-    if spec.endswith(".py") or "/" in spec:
-        module = ".".join(Path(spec.partition(":")[0]).with_suffix("").parts)
-        return f"{spec!r} is a path; write the module's name instead, e.g. {module}:app"
-    return f"{spec!r} does not name an app; write module:attribute, e.g. my_app:app"
+def _module_of(path: str) -> str:
+    return ".".join(part for part in Path(path).with_suffix("").parts if part not in ("/", ".", ".."))
 
 
 def _apps_in(module: object) -> str:

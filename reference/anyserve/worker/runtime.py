@@ -45,6 +45,7 @@ class WorkerOptions:
     socket_dir: str
     management_address: str
     management_token: str | None
+    instance_secret: str
     agent_address: str
     max_message_bytes: int
     heartbeat_interval: float
@@ -131,7 +132,12 @@ class _Runtime:
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(signal_) is not signal.SIG_IGN:  # a supervised worker leaves Ctrl-C to its agent
                 asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
-        exchanges = Exchanges(self._served(), max_frame_bytes=options.max_message_bytes, client=self._instance_client)
+        exchanges = Exchanges(
+            self._served(),
+            max_frame_bytes=options.max_message_bytes,
+            client=self._instance_client,
+            instance_secret=options.instance_secret,
+        )
         server = WorkerServer(exchanges, max_frame_bytes=options.max_message_bytes + MAX_ANNOTATION_BYTES)
         path = socket_path(options.socket_dir, options.worker_id)
         remove_if_stale(path)

@@ -1,0 +1,48 @@
+# What a developer runs. `make` alone lists it; the work is done by .ci/*.sh and tox.ini.
+#
+# PYTHON=python3.12        the Python for .venv (default: the first of 3.11 or later that has venv)
+# PORT=, MANAGEMENT_PORT=  where `make serve` and `make demo` listen (default 8000 and 9000; 0: any free port)
+# ARGS=                    handed to tox or pytest: make test ARGS='-e oldest', make unit ARGS='-k framing'
+
+SHELL := /bin/bash
+PORT ?= 8000
+MANAGEMENT_PORT ?= 9000
+SETUP := PYTHON='$(PYTHON)' bash .ci/setup.sh
+TOX := .venv/bin/tox run
+
+.PHONY: help serve demo test unit lint format bench clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 9 | sed 's/^/  make /'
+
+serve: ## set up, start examples/basic, ask it something, leave it running (Ctrl-C stops it)
+	@$(SETUP) anyserve
+	@bash .ci/serve.sh serve $(PORT) $(MANAGEMENT_PORT)
+
+demo: ## the same, but stop at the end
+	@$(SETUP) anyserve
+	@bash .ci/serve.sh demo $(PORT) $(MANAGEMENT_PORT)
+
+test: ## set up and run everything that CI runs, through tox
+	@$(SETUP) tox
+	$(TOX) $(ARGS)
+
+unit: ## run only the fast tests, tests/unit
+	@$(SETUP) tox
+	$(TOX) -e newest -- tests/unit $(ARGS)
+
+lint: ## check style and types
+	@$(SETUP) tox
+	$(TOX) -e lint
+
+format: ## rewrite the sources in the project's style
+	@$(SETUP) tox
+	$(TOX) -q -e format
+
+bench: ## measure the agent's requests per second and CPU per request
+	@$(SETUP) tox
+	$(TOX) -e bench -- $(ARGS)
+
+clean: ## remove environments, builds and caches
+	rm -rf .venv .tox build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
