@@ -39,7 +39,7 @@ class Worker:
         """Runs before the worker registers: load the model here. An exception ends the process."""
 
     def on_cleanup(self) -> Any:
-        """Runs once when the worker stops, whatever the reason, after the last exchange has ended."""
+        """Runs once when the worker stops, after the last exchange has ended; also when `on_start` has failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The processes that a benchmark measures or needs. Run as `python subjects.py ROLE ...`; each prints its port when ready.
+"""The processes that a benchmark measures or needs. Run as `python subjects.py ROLE PATH`; each prints its port.
 
 - `worker PATH`: echoes frames: a request's id and raw tensors come back.
 - `agent PATH`: the reference agent with that worker registered.

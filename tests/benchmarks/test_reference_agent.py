@@ -98,8 +98,8 @@ def test_agent_beside_a_bare_forwarder(
             costs[subject.name].append((subject.cpu_seconds() - cpu) / requests * 1e6)
     with capsys.disabled():
         print(f"\nconcurrency {concurrency}, 64-byte tensor, {ROUNDS} rounds of {requests}: minimum / median / maximum")
-        for name in rates:
-            rate, cost = sorted(rates[name]), sorted(costs[name])
+        for name, measured in rates.items():
+            rate, cost = sorted(measured), sorted(costs[name])
             print(
                 f"  {name:10} {rate[0]:7.0f} / {statistics.median(rate):7.0f} / {rate[-1]:7.0f} req/s"
                 f"   {cost[0]:6.0f} / {statistics.median(cost):6.0f} / {cost[-1]:6.0f} µs CPU per request"

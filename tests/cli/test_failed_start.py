@@ -11,6 +11,8 @@ import pytest
 from _instance import run, short_directory, write_app
 from _processes import Running
 
+from anyserve.cli import available_implementations
+
 GOOD = """
     from anyserve import AnyServe
 
@@ -174,8 +176,6 @@ def test_factory_without_the_flag_is_hinted_at(tmp_path: Path) -> None:
 
 
 def test_native_agent_that_is_not_installed(tmp_path: Path) -> None:
-    from anyserve.cli import available_implementations
-
     if "native" in available_implementations():
         pytest.skip("the native agent is installed")
     done = run("my_app:app", "--impl=native", directory=tmp_path)

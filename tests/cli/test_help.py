@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from _instance import run
 
+from anyserve.cli import main
+
 OPTIONS = [
     "--host",
     "--port",
@@ -52,8 +54,6 @@ def test_help_tells_every_option(tmp_path: Path) -> None:
 
 
 def test_help_tells_every_option_that_there_is(tmp_path: Path) -> None:
-    from anyserve.cli import main
-
     serve = main.commands["serve"]  # type: ignore[attr-defined]
     options = {name for parameter in serve.params for name in parameter.opts if name.startswith("--")}
     assert options <= set(OPTIONS)

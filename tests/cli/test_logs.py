@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from _instance import Instance, serving, short_directory, write_app
+from _processes import eventually
 
-from anyserve import InferenceError
+from anyserve import AnyserveClient, InferenceError
 
 APP = """
     import logging
@@ -96,19 +97,11 @@ def test_text_lines(tmp_path: Path) -> None:
 
 
 def wait_line(instance: Instance, part: str) -> str:
-    import time
-
-    deadline = time.monotonic() + 20
-    while not (found := [line for line in tuple(instance.lines) if part in line]):
-        assert time.monotonic() < deadline
-        assert instance.running, instance.stderr
-        time.sleep(0.01)
+    found = eventually(lambda: [line for line in tuple(instance.lines) if part in line], part)
     return found[0]
 
 
 def everything_by_text(address: str) -> None:
-    from anyserve import AnyserveClient
-
     with AnyserveClient(address) as client:
         with pytest.raises(InferenceError):
             client.infer("fails", {})
@@ -128,22 +121,12 @@ def test_log_level(tmp_path: Path, level: str, shown: bool) -> None:
             if shown:
                 instance.wait_log("ready")
             else:
-                wait_socket(socket_dir)
+                eventually(instance.sockets, "the worker listens")
             assert instance.stop() == 0
         finally:
             instance.kill_all()
     assert bool(instance.logs("serving")) == shown
     assert shown or instance.lines == []
-
-
-def wait_socket(directory: str) -> None:
-    import os
-    import time
-
-    deadline = time.monotonic() + 20
-    while not os.listdir(directory):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_output_of_handlers_goes_to_standard_output(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 from _instance import Instance, serving, write_app
+from _processes import eventually
 
 from anyserve import Code, InferenceError
 
@@ -146,21 +148,12 @@ def test_groups_come_and_go(tmp_path: Path) -> None:
         write_app(tmp_path, app(function("first", 2), class_("Stays", 2), class_("Comes", 2)))
         instance.wait_log("reloaded")
         for model in ("first", "Stays", "Comes"):
-            wait_served(instance, model)
+            eventually(partial(instance.client.model_ready, model), f"{model} is served")
             assert value(instance, model) == 2
         with pytest.raises(InferenceError) as caught:
             value(instance, "Goes")
         assert caught.value.code is Code.NOT_FOUND
         assert len(instance.client.workers()) == 3
-
-
-def wait_served(instance: Instance, model: str) -> None:
-    import time
-
-    deadline = time.monotonic() + 15
-    while not instance.client.model_ready(model):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.slow

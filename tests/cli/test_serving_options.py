@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from _instance import Instance, run, serving, short_directory, started, write_app
+from _processes import Running
 
 from anyserve import AnyserveClient
 
@@ -152,28 +157,18 @@ def test_bare_agent_is_ready_at_once_and_takes_workers(tmp_path: Path) -> None:
         assert agent.stop() == 0
 
 
-def worker_by_hand(agent: Instance, directory: Path):  # type: ignore[no-untyped-def]
+@contextmanager
+def worker_by_hand(agent: Instance, directory: Path) -> Iterator[None]:
     """`python -m anyserve.worker` beside an agent; it leaves with SIGTERM."""
-    import signal
-    import sys
-    from contextlib import contextmanager
-
-    from _processes import Running
-
-    @contextmanager
-    def running():  # type: ignore[no-untyped-def]
-        command = [sys.executable, "-m", "anyserve.worker", "my_app:app", f"--management={agent.management}"]
-        command += [f"--socket-dir={agent.socket_dir}", "--log-format=json"]
-        worker = Running(command, cwd=directory)
-        try:
-            worker.wait_log("registered")
-            yield worker
-            worker.signal(signal.SIGTERM)
-            assert worker.wait() == 0
-        finally:
-            worker.kill_all()
-
-    return running()
+    command = [sys.executable, "-m", "anyserve.worker", "my_app:app", f"--management={agent.management}"]
+    worker = Running([*command, f"--socket-dir={agent.socket_dir}", "--log-format=json"], cwd=directory)
+    try:
+        worker.wait_log("registered")
+        yield
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    finally:
+        worker.kill_all()
 
 
 def test_two_instances_share_a_socket_directory(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from _agent import Frames, request
 from _instance import FACTS, Instance, started, write_app
-from _processes import marked
+from _processes import eventually, marked
 
 from anyserve import Code, InferenceError, ModelInferRequest
 
@@ -93,10 +94,7 @@ def test_signal_while_the_app_still_loads(tmp_path: Path, number: int) -> None:
     write_app(tmp_path, source)
     with started("my_app:app", directory=tmp_path) as instance:
         instance.wait_log("worker started")
-        deadline = time.monotonic() + 15
-        while not (tmp_path / "loading").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually((tmp_path / "loading").exists, "the app loads")
         began = time.monotonic()
         assert instance.stop(number) == 0
         assert time.monotonic() - began < 5
@@ -135,10 +133,7 @@ def wait_refused(instance: Instance) -> InferenceError:
 
 def open_gate_from_within(instance: Instance) -> None:
     """Opens the gate over the worker's own socket: its agent takes no more calls."""
-    from _agent import Frames, request
-
-    functions = max(instance.sockets(), key=lambda name: "functions" in name or name.startswith("w0"))
-    for name in sorted(instance.sockets(), key=lambda n: n != functions):
+    for name in instance.sockets():
         frames = Frames(f"{instance.socket_dir}/{name}")
         frames.ask(request("open-gate", again=[True]))
         frames.close()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from _instance import run, serving
+from _processes import Running
 
 from anyserve import AnyserveClient, Code, InferenceError
 
@@ -44,10 +46,6 @@ def test_token(tmp_path: Path, by: str) -> None:
 
 
 def test_worker_by_hand_without_the_token_is_told(tmp_path: Path) -> None:
-    import sys
-
-    from _processes import Running
-
     with serving(APP, f"--management-token={TOKEN}", directory=tmp_path) as instance:
         command = [sys.executable, "-m", "anyserve.worker", "my_app:app", f"--management={instance.management}"]
         worker = Running([*command, f"--socket-dir={instance.socket_dir}", "--log-format=json"], cwd=tmp_path)

@@ -7,11 +7,12 @@ import signal
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 from _instance import FACTS, Instance, started, write_app
-from _processes import marked
+from _processes import eventually, marked
 
-from anyserve import InferenceError
+from anyserve import InferenceError, ModelInferRequest
 
 APP = (
     "import os\nfrom pathlib import Path\n"
@@ -68,29 +69,15 @@ def test_handlers_are_told(tmp_path: Path) -> None:
     write_app(tmp_path, APP)
     with started("my_app:app", "--orphan-timeout=30", directory=tmp_path) as instance:
         instance.wait_log("ready")
-        call = instance.calls["ModelInfer"].future(held_request())
-        wait_file(tmp_path / "held")
+        call = instance.calls["ModelInfer"].future(ModelInferRequest(model_name="held"))
+        eventually((tmp_path / "held").exists, "held")
         instance.signal(signal.SIGKILL)
-        wait_file(tmp_path / "cancelled")
-        with pytest.raises(Exception, match="UNAVAILABLE|CANCELLED"):
-            call.result()
+        eventually((tmp_path / "cancelled").exists, "cancelled")
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
         for pid in marked(instance.mark):
             os.kill(pid, signal.SIGTERM)  # an orphan listens to SIGTERM too
         assert instance.leftovers(10.0) == []
         assert instance.sockets() == []
-
-
-def held_request():  # type: ignore[no-untyped-def]
-    from anyserve import ModelInferRequest
-
-    return ModelInferRequest(model_name="held")
-
-
-def wait_file(path: Path) -> None:
-    deadline = time.monotonic() + 15
-    while not path.exists():
-        assert time.monotonic() < deadline, f"no {path.name}"
-        time.sleep(0.01)
 
 
 @pytest.mark.slow
@@ -144,7 +131,7 @@ def test_agent_that_dies_while_the_app_loads(tmp_path: Path) -> None:
     """
     write_app(tmp_path, source)
     with started("my_app:app", "--orphan-timeout=0.5", directory=tmp_path) as instance:
-        wait_file(tmp_path / "loading")
+        eventually((tmp_path / "loading").exists, "loading")
         instance.signal(signal.SIGKILL)
         instance.wait()
         (tmp_path / "go-on").touch()

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 from _instance import FACTS, Instance, serving
+from _processes import eventually
 
 from anyserve import AnyserveClient, Code, InferenceError, ModelInferRequest
 
@@ -88,7 +89,7 @@ def test_in_the_middle_of_a_request(tmp_path: Path) -> None:
         workers = {pid(instance) for _ in range(10)}
         assert len(workers) == 2
         call = instance.calls["ModelInfer"].future(ModelInferRequest(model_name="held"))
-        (victim,) = wait_busy(instance, 1)
+        (victim,) = eventually(lambda: busy(instance), "a worker is busy")
         instance.kill_worker(victim)
         assert call.code() is grpc.StatusCode.UNAVAILABLE
         assert "worker" in (call.details() or "")
@@ -97,18 +98,10 @@ def test_in_the_middle_of_a_request(tmp_path: Path) -> None:
         assert held == [0] * 4  # the other one never saw it
 
 
-def wait_busy(instance: Instance, count: int) -> list[int]:
-    """The process ids of the workers with requests of `held` under way, once there are that many."""
-    import time
-
-    deadline = time.monotonic() + 15
-    while True:
-        ids = {line["worker"]: line["pid"] for line in instance.logs("worker started")}
-        busy = [ids[worker.worker_id] for worker in instance.client.workers() if worker.in_flight]
-        if len(busy) == count:
-            return busy
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def busy(instance: Instance) -> list[int]:
+    """The process ids of the workers that have something in flight."""
+    ids = {line["worker"]: line["pid"] for line in instance.logs("worker started")}
+    return [ids[worker.worker_id] for worker in instance.client.workers() if worker.in_flight]
 
 
 def test_all_that_was_in_flight_and_nothing_else(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 from _instance import FACTS, Instance, serving
+from _processes import eventually
 
 from anyserve import Code, InferenceError, ModelInferRequest
 
@@ -127,20 +128,12 @@ def test_worker_without_its_socket_file_is_reachable_again(tmp_path: Path) -> No
     with serving(APP, *QUICK, directory=tmp_path) as instance:
         for name in instance.sockets():
             os.unlink(os.path.join(instance.socket_dir, name))
-        assert wait_served(instance)
+        eventually(lambda: all_served(instance), "it is served again", timeout=10)
         assert len(instance.sockets()) == 3
 
 
-def wait_served(instance: Instance) -> bool:
-    import time
-
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            calls = [instance.calls["ModelInfer"].future(ModelInferRequest(model_name="pid")) for _ in range(2)]
-            if all(call.code() is grpc.StatusCode.OK for call in calls):
-                return True
-        except InferenceError:
-            pass
-        time.sleep(0.1)
-    return False
+def all_served(instance: Instance) -> bool:
+    """Whether both of a worker's places can be reached, by connections of which one at least is new."""
+    infer = instance.calls["ModelInfer"]
+    calls = [infer.future(ModelInferRequest(model_name="pid"), timeout=5) for _ in range(2)]
+    return [call.code() for call in calls] == [grpc.StatusCode.OK] * 2

@@ -1,4 +1,4 @@
-"""`python -m anyserve APP` for tests: on free ports, with a socket directory of its own, stopped and checked at the end."""
+"""`python -m anyserve APP` for tests: on free ports, with its own socket directory, stopped and checked at the end."""
 
 from __future__ import annotations
 

@@ -14,13 +14,25 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 MARK = "SERVING_TEST_MARK"
 PATIENCE = 30.0
 """Seconds that anything awaited here may take on a slow machine."""
+
+
+Result = TypeVar("Result")
+
+
+def eventually(condition: Callable[[], Result], what: str, *, timeout: float = PATIENCE) -> Result:
+    """What `condition` returns once it is true; for what other processes do, of which nothing tells."""
+    deadline = time.monotonic() + timeout
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        time.sleep(0.01)
+    return found
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -136,7 +148,7 @@ class Running:
         """The processes started by this one, or itself, that still live after at most `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while (found := marked(self.mark)) and time.monotonic() < deadline:
-            time.sleep(0.05)  # processes of others: nothing tells when they end
+            time.sleep(0.05)  # they are not our children: nothing tells when they end
         return found
 
     def kill_all(self) -> None:

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from _agent import ScriptedAgent, request, scripted
 from _instance import FACTS
-from _processes import Running
+from _processes import eventually
 
 from anyserve._proto import worker_management_pb2 as pb
 
@@ -205,21 +205,10 @@ def test_sigterm_cuts_exchanges_off_after_the_grace(tmp_path: Path) -> None:
     with scripted(APP, CLASS, "--grace=0.2", directory=tmp_path) as worker:
         connection = worker.connect()
         connection.send(request("class").SerializeToString())
-        connection_held(worker, tmp_path)
+        eventually((tmp_path / "held").exists, "the handler runs")
         worker.signal(signal.SIGTERM)
         assert connection.receive() is None
         assert worker.wait(10) == 0
         assert worker.logs("exchanges were cut off")
         assert (tmp_path / "cancelled").exists()
         assert (tmp_path / "cleaned").read_text() == "once"
-
-
-def connection_held(worker: Running, directory: Path) -> None:
-    """Waits until the handler of `Class` runs."""
-    import time
-
-    deadline = time.monotonic() + 10
-    while not (directory / "held").exists():
-        assert worker.running
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -6,13 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from _agent import ScriptedAgent, request, scripted
 from _instance import short_directory, write_app
-from _processes import Running, environment
+from _processes import Running, environment, eventually
 
 LIFE = """
     import asyncio
@@ -53,12 +52,8 @@ def told(directory: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def wait_told(directory: Path, line: str, process: Running) -> None:
-    deadline = time.monotonic() + 15
-    while line not in told(directory):
-        assert process.running, process.stderr
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # a file of another process: nothing tells when it changes
+def wait_told(directory: Path, line: str) -> None:
+    eventually(lambda: line in told(directory), f"the app tells {line}")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +103,7 @@ def test_sigterm_during_on_start_ends_it_at_once(tmp_path: Path, form: str) -> N
     rest = "await asyncio.sleep(60)" if form == "async def" else "time.sleep(60)"
     source = life(start=f"{form} on_start(self): told('start'); {rest}")
     with scripted(source, directory=tmp_path) as worker:
-        wait_told(tmp_path, "start", worker)
+        wait_told(tmp_path, "start")
         worker.signal(signal.SIGTERM)
         assert worker.wait(5) == 0
         assert worker.agent.names() == []
@@ -124,7 +119,7 @@ def test_sigterm_while_the_app_loads_ends_it_at_once(tmp_path: Path) -> None:
         time.sleep(60)
     """
     with scripted(source, directory=tmp_path) as worker:
-        wait_told(tmp_path, "loading", worker)
+        wait_told(tmp_path, "loading")
         worker.signal(signal.SIGTERM)
         assert worker.wait(5) == 0
 
@@ -142,7 +137,7 @@ def test_handler_that_never_returns_does_not_keep_the_process(tmp_path: Path) ->
     source = life().replace('return {"n": [1]}', "told('held'); time.sleep(1000)")
     with scripted(source, "--grace=0.1", directory=tmp_path) as worker:
         worker.connect().send(request("it").SerializeToString())
-        wait_told(tmp_path, "held", worker)
+        wait_told(tmp_path, "held")
         worker.signal(signal.SIGTERM)
         assert worker.wait(10) == 0
         assert told(tmp_path) == ["start", "held", "cleanup"]

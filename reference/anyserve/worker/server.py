@@ -94,6 +94,11 @@ class Connection(asyncio.Protocol):
         """The agent takes what is written."""
         return self._writable.is_set()
 
+    @property
+    def closing(self) -> bool:
+        """What is written would be dropped."""
+        return self._transport.is_closing()
+
     def write(self, payload: bytes) -> None:
         """Writes one frame."""
         self._transport.writelines((encode_header(len(payload)), payload))
@@ -165,7 +170,8 @@ class Outbox:
     async def put(self, payload: bytes) -> bool:
         """Writes a frame, once the agent takes it; False if the exchange is over."""
         await self._connection.drained()
-        if self._closed:
+        await asyncio.sleep(0)  # a handler that never waits for anything must not keep the loop from all others
+        if self._closed or self._connection.closing:
             return False
         self._connection.write(payload)
         return True
@@ -182,7 +188,7 @@ class Outbox:
         self._places.release()  # one wakes, and its release wakes the next
 
     def _write(self, payload: bytes) -> None:
-        if not self._closed:
+        if not (self._closed or self._connection.closing):
             self._connection.write(payload)
         if self._connection.writable:
             self._places.release()
