@@ -20,7 +20,7 @@ from pathlib import Path
 # The oldest generated code that the supported runtimes (5.26 and later) share.
 # Code of a newer protoc refuses to run on an older runtime.
 PROTOC_VERSION = "libprotoc 26.1"
-FILES = ("grpc_predict_v2", "worker_management")
+FILES = ("grpc_predict_v2", "worker_management", "health", "reflection")
 
 DEFAULT_POOL = "_descriptor_pool.Default()"
 POOL_IMPORT = "from google.protobuf import descriptor_pool as _descriptor_pool\n"

@@ -125,7 +125,7 @@ class Agent:
             await self._server.start()  # a server that never started does not give up its port
             await self._server.stop(None)
             raise
-        await self._standard.set_serving(False)
+        self._standard.set_serving(False)
         await self._management_server.start()
         await self._server.start()
         self._serving = True
@@ -143,7 +143,7 @@ class Agent:
         self._kserve.begin_drain()
         log.info("draining", extra={"grace": grace})
         self._events.publish(EventType.SERVER_DRAINING)
-        await self._standard.set_serving(False)
+        self._standard.set_serving(False)
         self._standard.close()
         await self._kserve.calls_ended(grace)
         await self._server.stop(LAST_REPLIES)
@@ -185,7 +185,7 @@ class Agent:
 
     async def _become_ready(self) -> None:
         await self._workers.all_launched_registered.wait()
-        await self._standard.set_serving(True)
+        self._standard.set_serving(True)
         self._events.publish(EventType.SERVER_READY)
         self._ready.set()
 

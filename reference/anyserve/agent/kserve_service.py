@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -80,41 +80,45 @@ class KServeService:
 
     async def calls_ended(self, grace: float) -> None:
         """Returns when no call is under way, after `grace` seconds at the latest."""
-        if self._calls:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(grace):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while self._calls:
+                    self._no_calls.clear()
                     await self._no_calls.wait()
 
     def _is_inner(self, context: Context) -> bool:
         given = dict(context.invocation_metadata() or ()).get(INSTANCE_KEY, "")
         return isinstance(given, str) and hmac.compare_digest(given.encode(), self._instance_secret.encode())
 
-    @asynccontextmanager
-    async def _call(self, context: Context) -> AsyncIterator[None]:
-        """Counts a call while it is under way; refuses it when draining (`serving.infer.draining`).
+    async def _begin_call(self, context: Context) -> None:
+        """Counts a call that begins; refuses it when draining (`serving.infer.draining`).
 
         Calls of this instance's own workers belong to calls under way, and are let in.
         """
         if self._draining.is_set() and not self._is_inner(context):
             await context.abort(grpc.StatusCode.UNAVAILABLE, DRAINING)
         self._calls += 1
-        self._no_calls.clear()
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._no_calls.set()
+
+    def _end_call(self) -> None:
+        self._calls -= 1
+        if not self._calls:
+            self._no_calls.set()
 
     # Inference.
 
     async def model_infer(self, payload: bytes, context: Context) -> bytes:
-        async with self._call(context):
+        await self._begin_call(context)
+        try:
             return await self._dispatcher.unary(self._request(payload, _call_facts(context), unary_only=True))
+        finally:
+            self._end_call()
 
     async def model_stream_infer(self, payloads: AsyncIterator[bytes], context: Context) -> None:
-        async with self._call(context):
+        await self._begin_call(context)
+        try:
             await _Stream(self, context).serve(payloads)
+        finally:
+            self._end_call()
 
     def _request(self, payload: bytes, facts: _CallFacts, *, unary_only: bool) -> Request:
         """Reads a request.
