@@ -97,7 +97,11 @@ class Handler:
 def _positional(name: str, signature: inspect.Signature, most: int) -> int:
     """How many of (request, context, stream) to pass; parameters with defaults beyond those keep them."""
     parameters = signature.parameters.values()
-    count = sum(p.kind in POSITIONAL for p in parameters)
+    count = 0
+    for parameter in parameters:
+        if parameter.kind not in POSITIONAL or _setting(parameter):
+            break
+        count += 1
     needed = [p.name for p in parameters if p.default is p.empty and p.kind in (*POSITIONAL, p.KEYWORD_ONLY)]
     keyword_only = [p.name for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
     if count == 0 or len(needed) > most or keyword_only:
@@ -105,6 +109,12 @@ def _positional(name: str, signature: inspect.Signature, most: int) -> int:
         hint = "; to send several replies, declare it with stream=True" if most == 2 and len(needed) == 3 else ""
         raise TypeError(f"{name}{signature}: a handler takes {form}{hint}")
     return min(count, most)
+
+
+def _setting(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter is the function's own, by its default: `temperature=0.5`, but not `context=None`."""
+    ours = parameter.name in ("request", "context", "stream")
+    return not ours and parameter.default is not parameter.empty and parameter.default is not None
 
 
 def as_response(reply: Any) -> ModelInferResponse:

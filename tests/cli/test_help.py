@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,36 +11,15 @@ from _instance import run
 
 from anyserve.cli import main
 
-OPTIONS = [
-    "--host",
-    "--port",
-    "--management-host",
-    "--management-port",
-    "--management-token",
-    "--workers",
-    "--impl",
-    "--factory",
-    "--app-dir",
-    "--reload",
-    "--grace",
-    "--socket-dir",
-    "--orphan-timeout",
-    "--heartbeat-interval",
-    "--heartbeat-timeout",
-    "--connect-timeout",
-    "--queue-size",
-    "--max-message-bytes",
-    "--max-concurrent-rpcs",
-    "--max-stream-requests",
-    "--default-max-concurrency",
-    "--max-workers",
-    "--max-registrations",
-    "--max-watchers",
-    "--log-format",
-    "--log-level",
-    "--help",
-    "--version",
-]
+OPTIONS = re.findall(
+    "--[a-z-]+",
+    """
+    --host --port --management-host --management-port --management-token --workers --impl --factory --app-dir
+    --reload --grace --socket-dir --orphan-timeout --heartbeat-interval --heartbeat-timeout --connect-timeout
+    --queue-size --max-message-bytes --max-concurrent-rpcs --max-stream-requests --default-max-concurrency
+    --max-workers --max-registrations --max-watchers --log-format --log-level --help --version
+    """,
+)
 
 
 def test_help_tells_every_option(tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ class Dispatcher:
             raise _deadline_exceeded(request) from None
 
     async def _unary(self, request: Request) -> bytes:
-        slot, exchange, measured = await self._start(request)
+        return await self._finish_unary(request, *await self._start(request))
+
+    async def _finish_unary(self, request: Request, slot: Slot, exchange: Exchange, measured: _Measured) -> bytes:
         try:
             reply = await self._only_reply(exchange, slot.registration)
             filled = _filled_reply(reply, request, slot.registration)
@@ -104,20 +106,17 @@ class Dispatcher:
             self._admission.release(slot)
 
     async def _stream(self, request: Request, write: Write) -> None:
-        slot, exchange, measured = await self._start(request)
-        registration = slot.registration
         final = request.head.parameters.get(EMPTY_FINAL_RESPONSE) is True
+        slot, exchange, measured = await self._start(request)
+        if not slot.registration.stream:
+            # The place is free again before the reply is written, which may take a slow client long.
+            reply = await self._finish_unary(request, slot, exchange, measured)
+            if final:
+                reply += parameter_bytes(FINAL_RESPONSE, True)
+            await write(submessage_field(INFER_RESPONSE_FIELD, reply))
+            return
         try:
-            if registration.stream:
-                failed = await self._relay(exchange, request, registration, write, final)
-            else:
-                reply = await self._only_reply(exchange, registration)
-                filled = _filled_reply(reply, request, registration)
-                if final:
-                    filled += parameter_bytes(FINAL_RESPONSE, True)
-                await write(submessage_field(INFER_RESPONSE_FIELD, filled))
-                failed = False
-            if not failed:
+            if not await self._relay(exchange, request, slot.registration, write, final):
                 measured.success()
         finally:
             exchange.leave()

@@ -35,7 +35,11 @@ def aborting(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Coroutine[
         try:
             return await handler(request, context)
         except InferenceError as error:
-            await context.abort(STATUS[error.code], status_message(error.message))
+            try:
+                await context.abort(STATUS[error.code], status_message(error.message))
+            except grpc.aio.InternalError:
+                # The call has ended meanwhile, e.g. by its deadline: nobody is there to be told.
+                raise asyncio.CancelledError from None
 
     return wrapper
 

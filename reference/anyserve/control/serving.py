@@ -158,6 +158,7 @@ def _launch_options(config: AgentConfig, options: ServeOptions, socket_dir: str,
         app=options.app or "",
         arguments=arguments,
         grace=options.grace,
+        socket_dir=socket_dir,
         instance_secret=agent.instance_secret,
         management_token=config.management_token,
     )

@@ -12,8 +12,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from anyserve.sockets import socket_path
 
 __all__ = ["GroupInfo", "LaunchOptions", "LoadedApp", "WorkerProcess"]
 
@@ -37,6 +40,7 @@ class LaunchOptions:
     app: str
     arguments: Sequence[str]
     """Further options of `python -m anyserve.worker`, alike for all workers."""
+    socket_dir: str
     grace: float
     """Seconds that its exchanges have to end when it is stopped."""
     instance_secret: str = ""
@@ -63,8 +67,11 @@ class LoadedApp:
 class WorkerProcess:
     """A running, or ended, worker process."""
 
-    def __init__(self, worker_id: str, process: asyncio.subprocess.Process, report: asyncio.StreamReader) -> None:
+    def __init__(
+        self, worker_id: str, process: asyncio.subprocess.Process, report: asyncio.StreamReader, socket: str
+    ) -> None:
         self.worker_id = worker_id
+        self._socket = socket
         self._process = process
         self._message = ""
         loop = asyncio.get_running_loop()
@@ -104,7 +111,7 @@ class WorkerProcess:
         finally:
             os.close(write_end)
         log.info("worker started", extra={"worker": worker_id, "pid": process.pid, "group": group or "first"})
-        return cls(worker_id, process, report)
+        return cls(worker_id, process, report, socket_path(options.socket_dir, worker_id))
 
     @property
     def status(self) -> int | None:
@@ -157,6 +164,8 @@ class WorkerProcess:
     async def _listen(self, report: asyncio.StreamReader) -> None:
         reading = asyncio.create_task(self._read(report))
         await self._process.wait()
+        with suppress(FileNotFoundError):
+            os.unlink(self._socket)  # one that was killed could not
         # The pipe ends with the process, unless a child that it forked still holds it.
         await asyncio.wait((reading,), timeout=LAST_WORDS)
         reading.cancel()

@@ -166,11 +166,13 @@ class _Runtime:
         registering = asyncio.ensure_future(registrar.run())
         reporting = asyncio.ensure_future(self._report_registered(registrar))
         stopping = asyncio.ensure_future(stop.wait())
+        listening = asyncio.ensure_future(server.keep_listening(path, options.heartbeat_interval))
         await asyncio.wait((registering, stopping), return_when=asyncio.FIRST_COMPLETED)
         status = self._why_stopped(registering)
-        for task in (registering, reporting, stopping):
+        tasks: tuple[asyncio.Future[Any], ...] = (registering, reporting, stopping, listening)
+        for task in tasks:
             task.cancel()
-        await asyncio.wait((registering, reporting, stopping))
+        await asyncio.wait(tasks)
         await registrar.leave()
         log.info("draining")
         if not await server.drain(options.grace):

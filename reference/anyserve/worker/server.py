@@ -230,6 +230,16 @@ class WorkerServer:
             lambda: Connection(self), sock=sock, backlog=BACKLOG
         )
 
+    async def keep_listening(self, path: str, interval: float) -> None:
+        """Listens anew when the socket's file is gone, e.g. because somebody cleaned up; runs until cancelled."""
+        while True:
+            await asyncio.sleep(interval)
+            if not os.path.exists(path):  # noqa: ASYNC240 (a stat of a local file)
+                log.warning("listening anew", extra={"reason": "the file of the worker's socket was removed"})
+                if self._server is not None:
+                    self._server.close()
+                await self.start(path)
+
     async def drain(self, grace: float) -> bool:
         """Takes no more connections, lets the exchanges under way end, and closes; False if some were cut off.
 
