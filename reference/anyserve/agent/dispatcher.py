@@ -71,6 +71,8 @@ class Dispatcher:
         Raises:
             InferenceError: see the table in wire.md section 1.
         """
+        if request.deadline is None:
+            return await self._unary(request)
         try:
             async with asyncio.timeout_at(request.deadline):
                 return await self._unary(request)
@@ -186,20 +188,13 @@ class Dispatcher:
 
     async def _acquire(self, request: Request, earlier: Ticket | None) -> tuple[Slot, Ticket]:
         """A place at a worker: at once, or after waiting for it."""
-        granted: asyncio.Future[Slot | None] = asyncio.get_running_loop().create_future()
 
         def resolve() -> Route:
             return self._registry.resolve(request.target)
 
-        def grant(slot: Slot | None) -> None:
-            if not granted.done():
-                granted.set_result(slot)
-            elif slot is not None:  # cancelled, and not yet withdrawn
-                self._admission.release(slot)
-
-        ticket = Ticket(resolve, grant, earlier.excluded if earlier else set())
+        ticket = Ticket(resolve, excluded=earlier.excluded if earlier else set())
         try:
-            slot = self._admission.submit(ticket) or await self._wait(ticket, granted)
+            slot = self._admission.submit(ticket) or await self._wait(ticket)
         except NothingLeft:
             slot = None
         except QueueFull as error:
@@ -213,7 +208,16 @@ class Dispatcher:
             Code.UNAVAILABLE, f"{request.target}: workers that serve it exist, but none can be reached"
         )
 
-    async def _wait(self, ticket: Ticket, granted: asyncio.Future[Slot | None]) -> Slot | None:
+    async def _wait(self, ticket: Ticket) -> Slot | None:
+        granted: asyncio.Future[Slot | None] = asyncio.get_running_loop().create_future()
+
+        def grant(slot: Slot | None) -> None:
+            if not granted.done():
+                granted.set_result(slot)
+            elif slot is not None:  # cancelled, and not yet withdrawn
+                self._admission.release(slot)
+
+        ticket.granted = grant
         try:
             return await granted
         except asyncio.CancelledError:

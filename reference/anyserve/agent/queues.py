@@ -57,13 +57,14 @@ class Ticket:
     """One request that wants a slot.
 
     Args:
-        granted: called once when a waiting ticket gets its slot, or with None when
-            no registration is left that it could wait for.
+        resolve: the route of its target as it is now.
+        granted: set before the ticket waits; called once when it gets its slot, or with
+            None when no registration is left that it could wait for.
         excluded: keys of registrations that this request has tried in vain.
     """
 
     resolve: Callable[[], Route]
-    granted: Callable[[Slot | None], None]
+    granted: Callable[[Slot | None], None] = lambda _: None
     excluded: set[tuple[str, str, str, str]] = field(default_factory=set)
     arrival: int = 0
     tier: tuple[Registration, ...] = ()
