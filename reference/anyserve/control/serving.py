@@ -159,6 +159,7 @@ def _launch_options(config: AgentConfig, options: ServeOptions, socket_dir: str,
         arguments=arguments,
         grace=options.grace,
         socket_dir=socket_dir,
+        write_bytecode=not options.reload,
         instance_secret=agent.instance_secret,
         management_token=config.management_token,
     )

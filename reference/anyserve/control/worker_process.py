@@ -43,6 +43,8 @@ class LaunchOptions:
     socket_dir: str
     grace: float
     """Seconds that its exchanges have to end when it is stopped."""
+    write_bytecode: bool = True
+    """Off for reloading: a cached module whose source changes twice in a second counts as unchanged."""
     instance_secret: str = ""
     management_token: str | None = None
 
@@ -95,6 +97,7 @@ class WorkerProcess:
                 environment["ANYSERVE_MANAGEMENT_TOKEN"] = options.management_token
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                *(() if options.write_bytecode else ("-B",)),
                 "-m",
                 "anyserve.worker",
                 options.app,
