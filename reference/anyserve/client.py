@@ -49,11 +49,14 @@ LONGEST_PAUSE = 0.5
 CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500))
 
 # `stream` sends one request. Said as a stream of one, grpc.aio may lose the status of a server that refuses
-# at once (grpc issue 36066).
+# at once (grpc issue 36066).# gRPC would ask $http_proxy for this very machine.
+NO_PROXY = (("grpc.enable_http_proxy", 0),)
+
 _SINGLE_REQUEST = frozenset({"ModelStreamInfer"})
 _SERVING = kserve.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _MANAGEMENT = management.DESCRIPTOR.services_by_name["WorkerManagement"]
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]):(?P<port>[0-9]{1,5})")
+_LOCAL = re.compile(r"localhost:|127\.|\[::1\]:|unix:")
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 _PATTERN_SAFE = _PRINTABLE.replace("%", "")
@@ -294,7 +297,8 @@ class _Channels:
                 address = self._addresses[service.name]
                 if address is None:
                     raise ValueError("a Unix socket has no default management port; give management_address")
-                channel = self._channels[service.name] = self._open_channel(address, options=self._options)
+                options = [*self._options, *(NO_PROXY if _LOCAL.match(address) else ())]
+                channel = self._channels[service.name] = self._open_channel(address, options=options)
                 self._callables[service.name] = rpc.callables(channel, service, single_request=_SINGLE_REQUEST)
             return self._callables[service.name][call.method]
 

@@ -54,8 +54,8 @@ class InferenceError(Exception):
 
     def __init__(self, code: Code | int | str | _NamedStatus, message: str) -> None:
         self.code = _code(code)
-        self.message = message
-        super().__init__(f"{self.code.name}: {message}")
+        self.message = str(message)  # exceptions are passed as they are, too
+        super().__init__(f"{self.code.name}: {self.message}")
 
 
 def _code(code: Code | int | str | _NamedStatus) -> Code:

@@ -30,6 +30,7 @@ def pid(request):
 @app.capability(type="held")
 def held(request):
     facts.add("held")
+    open(f"held-{os.getpid()}", "w").close()
     facts.gate.wait(20)
     return {"pid": [os.getpid()]}
 
@@ -89,21 +90,16 @@ def test_in_the_middle_of_a_request(tmp_path: Path) -> None:
         workers = {pid(instance) for _ in range(10)}
         assert len(workers) == 2
         call = instance.calls["ModelInfer"].future(ModelInferRequest(model_name="held"))
-        (victim,) = eventually(lambda: busy(instance), "a worker is busy")
+        (taken,) = eventually(lambda: list(tmp_path.glob("held-*")), "a worker has it")
+        victim = int(taken.name.partition("-")[2])
         instance.kill_worker(victim)
         assert call.code() is grpc.StatusCode.UNAVAILABLE
         assert "worker" in (call.details() or "")
         assert {pid(instance) for _ in range(10)} == workers - {victim}
-        held = [instance.fact("held") for _ in range(4)]
-        assert held == [0] * 4  # the other one never saw it
+        assert list(tmp_path.glob("held-*")) == [taken]  # the other one never saw it
 
 
-def busy(instance: Instance) -> list[int]:
-    """The process ids of the workers that have something in flight."""
-    ids = {line["worker"]: line["pid"] for line in instance.logs("worker started")}
-    return [ids[worker.worker_id] for worker in instance.client.workers() if worker.in_flight]
-
-
+@pytest.mark.slow
 def test_all_that_was_in_flight_and_nothing_else(tmp_path: Path) -> None:
     """Under load on three workers, the death of one fails no more requests than it had in flight."""
     with serving(APP, "--workers=3", directory=tmp_path) as instance:
@@ -228,6 +224,15 @@ def test_sigterm_of_a_worker_alone(tmp_path: Path) -> None:
         instance.wait_log("worker ended")
         assert not instance.logs("worker crashed")
         assert back(instance, victim) != victim
+
+
+def test_stop_while_a_worker_is_restarted(tmp_path: Path) -> None:
+    """An instance that is told to stop does not wait for the restart of a worker, and starts none."""
+    with serving(APP, directory=tmp_path) as instance:
+        instance.kill_worker(pid(instance))
+        instance.wait_log("restarting a worker")
+        assert instance.stop(timeout=10) == 0
+        assert len(instance.logs("worker started")) == 2
 
 
 def test_socket_of_a_dead_worker_does_not_stay(tmp_path: Path) -> None:

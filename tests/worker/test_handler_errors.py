@@ -48,6 +48,26 @@ APP = """
     def no_message(request):
         raise ZeroDivisionError
 
+    class Unprintable(Exception):
+        def __str__(self):
+            raise ValueError("it has no text")
+
+    @app.capability(type="unprintable")
+    def unprintable(request):
+        raise Unprintable
+
+    @app.capability(type="error-as-message")
+    def error_as_message(request):
+        try:
+            {}["wanted"]
+        except KeyError as error:
+            raise InferenceError(Code.OUT_OF_RANGE, error)
+
+    @app.capability(type="stream-error-as-message")
+    def stream_error_as_message(request):
+        raise InferenceError(Code.OUT_OF_RANGE, 404)
+        yield
+
     @app.capability(type="next-of-nothing")
     def next_of_nothing(request):
         return next(iter(()))
@@ -195,6 +215,21 @@ def test_long_messages_keep_their_code(instance: Instance, length: int) -> None:
     error = failure(instance, "raise", "long " * (length // 5))
     assert error.code is Code.INTERNAL
     assert error.message.startswith("long long ")
+
+
+def test_message_that_is_no_text(instance: Instance) -> None:
+    """`raise InferenceError(code, error)` is easily written, and means the error's text.
+
+    BUG(lead): the message is not text, encoding it fails, and the connection is closed.
+    """
+    error = failure(instance, "error-as-message")
+    assert (error.code, error.message) == (Code.OUT_OF_RANGE, "'wanted'")
+    _, error = stream_failure(instance, "stream-error-as-message")
+    assert (error.code, error.message) == (Code.OUT_OF_RANGE, "404")
+
+
+def test_exception_without_a_text(instance: Instance) -> None:
+    assert failure(instance, "unprintable").code is Code.INTERNAL
 
 
 def test_stop_iteration_of_a_handler_is_an_error_like_any_other(instance: Instance) -> None:

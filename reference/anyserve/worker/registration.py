@@ -24,6 +24,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["WorkerManagement"]
 CALL_TIMEOUT = 5.0
 # gRPC would wait ever longer between connection attempts, and find a restarted agent late.
 CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),  # the agent is on this machine, whatever $http_proxy says
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
