@@ -164,9 +164,10 @@ async def may_watch(instance: Instance) -> bool:
 
 async def test_a_watcher_beyond_the_limit_is_told_nothing_first(start_instance: StartInstance) -> None:
     instance = await start_instance(max_watchers=1)
-    await watching(instance)
+    watch = await watching(instance)  # kept: a call that nobody refers to is cancelled
     error = await failure(instance.management.watch(include_existing=True).read())
     assert error.code is Code.RESOURCE_EXHAUSTED
+    watch.cancel()
 
 
 async def test_a_watcher_that_reads_nothing_holds_up_nobody(instance: Instance, client: Client) -> None:

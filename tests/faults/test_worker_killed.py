@@ -236,10 +236,7 @@ def test_stop_while_a_worker_is_restarted(tmp_path: Path) -> None:
 
 
 def test_socket_of_a_dead_worker_does_not_stay(tmp_path: Path) -> None:
-    """A worker that was killed cannot remove its socket: its instance does, at the latest when it stops.
-
-    BUG(lead): it stays until an instance starts with the same directory; a crash loop leaves one each time.
-    """
+    """A worker that was killed cannot remove its socket: its instance does, at the latest when it stops."""
     with serving(APP, directory=tmp_path) as instance:
         instance.kill_worker(pid(instance))
         assert instance.stop() == 0

@@ -121,10 +121,7 @@ def test_socket_file_that_was_removed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_worker_without_its_socket_file_is_reachable_again(tmp_path: Path) -> None:
-    """Somebody who cleans /tmp must not make a capability unreachable for ever: the worker notices, and mends it.
-
-    BUG(lead): it goes on with its heartbeats, and the agent keeps a worker that it cannot reach.
-    """
+    """Somebody who cleans /tmp must not make a capability unreachable for ever: the worker notices, and mends it."""
     with serving(APP, *QUICK, directory=tmp_path) as instance:
         for name in instance.sockets():
             os.unlink(os.path.join(instance.socket_dir, name))

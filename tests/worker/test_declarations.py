@@ -184,7 +184,6 @@ def with_a_setting(request: Any, temperature: float = 0.5) -> Any:
 
 
 def test_second_parameter_with_a_default_that_is_no_context() -> None:
-    # BUG(lead): the context is passed as `temperature`; a default that is None or the name says what is meant.
     handler = Handler.of(with_a_setting, stream=False)
     assert handler.call("request", "the context") == ("request", 0.5)  # type: ignore[arg-type]
     assert Handler.of(with_defaults, stream=False).call("r", "c") == ("r", "c", 2)  # type: ignore[arg-type]
