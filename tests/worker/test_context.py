@@ -56,6 +56,22 @@ async def async_waits(request, context):
         raise
 
 
+@app.capability(type="async-stubborn")
+async def async_stubborn(request, context):
+    facts.add("async stubborn")
+    try:
+        await asyncio.sleep(20)
+    except asyncio.CancelledError:
+        pass
+    facts.add("async stubborn ended")
+    return {}
+
+
+@app.capability(type="tasks")
+async def tasks(request):
+    return {"n": [len(asyncio.all_tasks())]}
+
+
 @app.capability(type="stream-waits", stream=True)
 def stream_waits(request, context, stream):
     stream.send({"n": [1]})
@@ -131,6 +147,21 @@ def test_client_that_goes_away_cancels(instance: Instance, prefix: str) -> None:
     call.cancel()
     instance.fact(f"{prefix}cancelled", before[1] + 1)
     assert instance.fact("in vain") == 0
+
+
+def test_handler_that_swallows_its_cancellation_leaves_nothing_behind(instance: Instance) -> None:
+    """BUG(lead): the task of the closed connection waits for its next request for ever."""
+
+    def tasks() -> int:
+        return int(instance.client.infer("tasks", {}).tensors()["n"][0])
+
+    before = tasks()
+    for count in range(1, 11):
+        call = instance.calls["ModelInfer"].future(ModelInferRequest(model_name="async-stubborn"))
+        instance.fact("async stubborn", count)
+        call.cancel()
+        instance.fact("async stubborn ended", count)
+    assert tasks() < before + 10
 
 
 @pytest.mark.parametrize("prefix", ["", "async "])

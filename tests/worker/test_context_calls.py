@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from _instance import FACTS, Instance, serving
 
-from anyserve import Code, InferenceError, ModelInferRequest
+from anyserve import Code, InferenceError, ModelInferRequest, ModelInferResponse
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -132,6 +132,22 @@ def test_call_by_query_with_a_ready_request_and_its_own_timeout(instance: Instan
     tensors = instance.client.infer("outer-query", {}, timeout=20.0).tensors()
     assert tensors["x"].tolist() == [5]
     assert 1.0 < tensors["left"][0] <= 3.1
+
+
+@pytest.mark.parametrize("model", ["outer", "async-outer", "outer-stream"])
+def test_call_without_a_deadline_has_none(instance: Instance, model: str) -> None:
+    """What the client did not limit, a handler's call does not limit either: a stream may go on for an hour.
+
+    BUG(lead): the worker's client has its default of 60 s.
+    """
+    request = ModelInferRequest(model_name=model)
+    request.parameters["target"].string_param = "tokens" if "stream" in model else "inner-1"
+    if "stream" in model:
+        reply = next(iter(instance.calls["ModelStreamInfer"](iter([request])))).infer_response
+    else:
+        reply = instance.calls["ModelInfer"](request)
+    tensors = ModelInferResponse.FromString(reply.SerializeToString()).tensors()
+    assert tensors["left"].tolist() == [0.0]
 
 
 @pytest.mark.parametrize("model", ["outer-stream", "async-outer-stream"])

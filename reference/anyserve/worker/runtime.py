@@ -206,7 +206,7 @@ class _Runtime:
         """The client by which handlers reach other capabilities of this instance; made when first needed."""
         if self._client is None:
             self._client = AsyncAnyserveClient(
-                self._options.agent_address, max_message_bytes=self._options.max_message_bytes
+                self._options.agent_address, max_message_bytes=self._options.max_message_bytes, timeout=None
             )
         return self._client
 

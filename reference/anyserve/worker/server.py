@@ -135,6 +135,8 @@ class Connection(asyncio.Protocol):
                 self.busy = True
                 await self._server.exchanges.run(self._frames.popleft(), self)
                 self.busy = False
+                if self.closing:  # and the handler has swallowed its cancellation
+                    return
         except asyncio.CancelledError:
             pass  # the connection is lost
         except Exception:
