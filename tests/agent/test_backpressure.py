@@ -116,7 +116,6 @@ async def test_a_stream_whose_client_only_sends_is_bounded(instance: Instance) -
 
 
 async def test_a_client_that_does_not_read_keeps_no_places_of_a_unary_worker(instance: Instance) -> None:
-    # BUG(lead): the place is given back only when the reply is written, long after the exchange has ended.
     idle = instance.new_client(window=1 << 16)
     worker = await instance.worker("echo", answer=lambda _: reply(raw=bytes(1 << 17)))
     stream = idle.stream()

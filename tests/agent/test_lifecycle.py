@@ -191,6 +191,7 @@ async def test_a_stream_that_its_client_has_ended_ends_well_while_draining(insta
     await stream.send(request("m"))
     await stream.done_sending()
     exchange = await worker.exchange()
+    assert await is_ready(client)  # on the same connection: what was sent before it has arrived
     stopping = await drain(instance)
     await exchange.send(stream_reply())
     await exchange.end()

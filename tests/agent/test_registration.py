@@ -114,7 +114,7 @@ async def test_the_greatest_of_everything_is_accepted_and_listed(
     await within(management.RegisterModel(pb.RegisterModelRequest(**GOOD | {field: value})))
     worker = (await management.workers())["w"]
     (registration,) = worker.registrations
-    found = worker.address if field == "worker_address" else getattr(registration, field)
+    found: Any = worker.address if field == "worker_address" else getattr(registration, field)
     assert (dict(found) if field == "capability" else found) == value
 
 

@@ -197,7 +197,7 @@ KSERVE = {"repository_name": "served"}  # its `model_name` is our field 1
 
 @pytest.mark.parametrize("form", [TRITON, KSERVE], ids=["triton", "kserve"])
 async def test_loading_a_model_that_is_served_succeeds(
-    instance: Instance, client: Client, form: dict[str, str]
+    instance: Instance, client: Client, form: dict[str, Any]
 ) -> None:
     await instance.worker("served")
     answer = await within(client.RepositoryModelLoad(pb.RepositoryModelLoadRequest(**form)))
@@ -212,7 +212,7 @@ async def test_in_tritons_form_field_1_names_the_repository(instance: Instance, 
 
 @pytest.mark.parametrize("form", [TRITON, KSERVE], ids=["triton", "kserve"])
 async def test_unloading_what_others_started_is_refused(
-    instance: Instance, client: Client, form: dict[str, str]
+    instance: Instance, client: Client, form: dict[str, Any]
 ) -> None:
     await instance.worker("served", answer=lambda _: b"")
     error = await failure(client.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(**form)))
@@ -231,7 +231,7 @@ async def test_unloading_what_others_started_is_refused(
 )
 @pytest.mark.parametrize("what", ["Load", "Unload"])
 async def test_loading_and_unloading_of_what_is_not_there(
-    instance: Instance, client: Client, form: dict[str, str], code: Code, what: str
+    instance: Instance, client: Client, form: dict[str, Any], code: Code, what: str
 ) -> None:
     await instance.worker("served")
     message = pb.RepositoryModelLoadRequest if what == "Load" else pb.RepositoryModelUnloadRequest

@@ -24,13 +24,11 @@ PROXY = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), "http://127.0
 
 
 def test_workers_reach_their_agent(tmp_path: Path) -> None:
-    """BUG(lead): workers never register, and `context.call` fails (grpc.enable_http_proxy)."""
     with serving(APP, "--orphan-timeout=3", directory=tmp_path, env=PROXY) as instance:
         assert instance.client.infer("outer", {}).tensors()["n"].tolist() == [1]
 
 
 def test_commands_reach_an_instance_on_this_machine(tmp_path: Path) -> None:
-    """BUG(lead): they ask the proxy for 127.0.0.1."""
     with serving(APP, directory=tmp_path) as instance:
         done = run("infer", "outer", f"--address={instance.address}", "--timeout=5", directory=tmp_path, env=PROXY)
         assert (done.status, done.stdout) == (0, "n: INT64 [1] [1]")

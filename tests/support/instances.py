@@ -133,10 +133,12 @@ class Instance:
 
     async def close(self) -> None:
         """Ends everything."""
-        await asyncio.gather(*(client.close() for client in self._clients))
-        await self.stop(grace=0)
-        await asyncio.gather(*(worker.close() for worker in self.workers))
-        shutil.rmtree(self._directory)
+        try:
+            await asyncio.gather(*(client.close() for client in self._clients))
+            await self.stop(grace=0)
+            await asyncio.gather(*(worker.close() for worker in self.workers))
+        finally:
+            shutil.rmtree(self._directory)
 
 
 StartInstance = Callable[..., Awaitable[Instance]]

@@ -218,10 +218,7 @@ def test_long_messages_keep_their_code(instance: Instance, length: int) -> None:
 
 
 def test_message_that_is_no_text(instance: Instance) -> None:
-    """`raise InferenceError(code, error)` is easily written, and means the error's text.
-
-    BUG(lead): the message is not text, encoding it fails, and the connection is closed.
-    """
+    """`raise InferenceError(code, error)` is easily written, and means the error's text."""
     error = failure(instance, "error-as-message")
     assert (error.code, error.message) == (Code.OUT_OF_RANGE, "'wanted'")
     _, error = stream_failure(instance, "stream-error-as-message")
