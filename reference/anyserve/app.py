@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 from anyserve.capability import Capability
 from anyserve.handlers import Handler, tensor_handler
 from anyserve.tensors import TensorSpec
+from anyserve.wire import MAX_CONCURRENCY
 
 __all__ = ["AnyServe", "Declaration", "Group", "Worker"]
 
 DEFAULT_MAX_CONCURRENCY = 10
-MAX_CONCURRENCY = 1024
 FUNCTIONS = "functions"
 """Name of the group of all handlers that are functions."""
 

@@ -154,7 +154,7 @@ def main() -> None:
 @click.option(
     "--log-level",
     default="info",
-    type=click.Choice(["debug", "info", "warning", "error"]),
+    type=click.Choice(logs.LEVELS),
     help="Least severity shown.",
 )
 def serve(app: str | None, impl: str | None, **options: Any) -> None:

@@ -29,6 +29,7 @@ from anyserve._proto import grpc_predict_v2_pb2 as kserve
 from anyserve._proto import worker_management_pb2 as management
 from anyserve.errors import Code, InferenceError
 from anyserve.messages import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from anyserve.wire import ERROR_CODE
 
 __all__ = ["AnyserveClient", "AsyncAnyserveClient"]
 
@@ -160,7 +161,7 @@ def streamed_response(message: ModelStreamInferResponse) -> ModelInferResponse:
     """
     if not message.error_message:
         return message.infer_response
-    number = message.infer_response.parameters["anyserve_error_code"].int64_param
+    number = message.infer_response.parameters[ERROR_CODE].int64_param
     raise InferenceError(number if number in set(Code) - {Code.OK} else Code.UNKNOWN, message.error_message)
 
 

@@ -193,8 +193,7 @@ class _TensorFunction:
     def arguments(self, request: ModelInferRequest, context: Any) -> dict[str, Any]:
         arrays: dict[str, Any] = request.tensors()
         datatypes = {tensor.name: tensor.datatype for tensor in request.inputs}
-        wanted = self._required | (self._inputs.keys() & self._required)
-        if missing := sorted(wanted - arrays.keys()):
+        if missing := sorted(self._required - arrays.keys()):
             raise InferenceError(Code.INVALID_ARGUMENT, f"input {missing[0]!r} is missing; got {sorted(arrays)}")
         if not self._rest and (unknown := sorted(arrays.keys() - self._names)):
             raise InferenceError(

@@ -8,9 +8,10 @@ import sys
 import time
 from typing import Any
 
-__all__ = ["FORMATS", "configure"]
+__all__ = ["FORMATS", "LEVELS", "configure"]
 
 FORMATS = ("text", "json")
+LEVELS = ("debug", "info", "warning", "error")
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 

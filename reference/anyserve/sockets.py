@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
 from contextlib import suppress
 from pathlib import Path
+
+from anyserve.wire import MAX_SOCKET_PATH
 
 __all__ = [
     "SocketDirectoryError",
@@ -15,10 +18,11 @@ __all__ = [
     "remove_if_stale",
     "remove_stale_sockets",
     "socket_path",
+    "untrusted_peer",
 ]
 
-MAX_SOCKET_PATH = 107  # bytes: sun_path without its NUL
 WORKER_ID_BYTES = 64
+PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
 class SocketDirectoryError(Exception):
@@ -64,6 +68,12 @@ def prepare_socket_dir(path: str) -> str:
 def socket_path(directory: str, worker_id: str) -> str:
     """Where a worker listens."""
     return os.path.join(directory, f"{worker_id}.sock")
+
+
+def untrusted_peer(sock: socket.socket) -> int | None:
+    """The uid at the other end of a Unix socket if it is neither ours nor root's, else None."""
+    _, uid, _ = PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size))
+    return None if uid in (os.getuid(), 0) else int(uid)
 
 
 def remove_stale_sockets(directory: str) -> list[str]:

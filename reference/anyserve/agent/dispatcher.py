@@ -30,16 +30,17 @@ from anyserve.scan import (
     string_field,
     submessage_field,
 )
+from anyserve.wire import CAPABILITY, ERROR_CODE, ERROR_MESSAGE, TIMEOUT_MS, TRACEPARENT
 
 __all__ = ["Dispatcher", "Request", "error_reply"]
 
-ERROR_CODE = "anyserve_error_code"
-ERROR_MESSAGE = "anyserve_error_message"
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 FINAL_RESPONSE = "triton_final_response"
 
 ERROR_MESSAGE_FIELD, INFER_RESPONSE_FIELD = 1, 2  # of ModelStreamInferResponse
 MODEL_NAME_FIELD, MODEL_VERSION_FIELD, ID_FIELD = 1, 2, 3  # of ModelInferResponse
+
+MAX_SUGGESTED = 200  # names compared, and characters of the asked one: the comparison is quadratic
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -240,9 +241,6 @@ class Dispatcher:
         return InferenceError(Code.NOT_FOUND, f"no worker serves {target}{hint}")
 
 
-MAX_SUGGESTED = 200  # names compared, and characters of the asked one: the comparison is quadratic
-
-
 class _Measured:
     """Counts one exchange: a success if it was told so before it closed, else a failure."""
 
@@ -287,7 +285,7 @@ def _deadline_exceeded(request: Request) -> InferenceError:
 
 @lru_cache(maxsize=4096)
 def _capability_parameter(encoded: str) -> bytes:
-    return parameter_bytes("anyserve_capability", encoded)
+    return parameter_bytes(CAPABILITY, encoded)
 
 
 def _request_parts(request: Request, registration: Registration) -> tuple[bytes, ...]:
@@ -297,9 +295,9 @@ def _request_parts(request: Request, registration: Registration) -> tuple[bytes,
     annotations = _capability_parameter(registration.capability.encoded)
     if request.deadline is not None:
         left = max(0, int((request.deadline - asyncio.get_running_loop().time()) * 1000))
-        annotations += parameter_bytes("anyserve_timeout_ms", left)
+        annotations += parameter_bytes(TIMEOUT_MS, left)
     if request.traceparent:
-        annotations += parameter_bytes("traceparent", request.traceparent)
+        annotations += parameter_bytes(TRACEPARENT, request.traceparent)
     return (request.payload, annotations)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import wraps
 from typing import Any
@@ -13,7 +14,7 @@ import grpc.aio
 
 from anyserve.errors import Code, InferenceError
 
-__all__ = ["STATUS", "Context", "aborting", "status_message", "until"]
+__all__ = ["STATUS", "Context", "aborting", "carries", "status_message", "until"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -64,6 +65,12 @@ def status_message(message: str) -> str:
 
 def _quoted(text: str) -> str:
     return quote(text, safe=PRINTABLE)
+
+
+def carries(context: Context, key: str, secret: str) -> bool:
+    """Whether a call's metadata has `secret` under `key`; takes equally long whatever was given."""
+    given = dict(context.invocation_metadata() or ()).get(key, "")
+    return isinstance(given, str) and hmac.compare_digest(given.encode(), secret.encode())
 
 
 async def until(closing: asyncio.Event, call: Coroutine[Any, Any, None]) -> None:

@@ -7,29 +7,25 @@ decoded. Rules: spec `serving.*` and `stream.*`, wire.md sections 1, 2 and 5.
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-import grpc
-
 from anyserve._proto import grpc_predict_v2_pb2 as pb
 from anyserve.agent.config import AgentConfig
 from anyserve.agent.dispatcher import Dispatcher, Request, error_reply
-from anyserve.agent.grpc_calls import STATUS, Context, aborting, status_message
+from anyserve.agent.grpc_calls import Context, aborting, carries
 from anyserve.agent.model_info import ModelInfo
 from anyserve.agent.registry import Target
 from anyserve.capability import InvalidQuery, Query
 from anyserve.errors import Code, InferenceError
 from anyserve.scan import REQUEST_FIELDS, MalformedMessage, MessageHead, scan_message
+from anyserve.wire import INSTANCE_KEY, TRACEPARENT
 
 __all__ = ["KServeService"]
 
 QUERY_PREFIX = "x-cap-"
 RESERVED_PREFIX = "anyserve_"
-INSTANCE_KEY = "anyserve-instance"
-"""Metadata by which the instance's own workers show that a call is part of one under way."""
 DRAINING = "the server is draining: try another instance, or this one when it is back"
 
 
@@ -65,7 +61,7 @@ class KServeService:
             "ModelConfig": aborting(self.model_config),
             "ModelStatistics": aborting(self.model_statistics),
             "ModelInfer": aborting(self.model_infer),
-            "ModelStreamInfer": self.model_stream_infer,
+            "ModelStreamInfer": aborting(self.model_stream_infer),
             "RepositoryIndex": self.repository_index,
             "RepositoryModelLoad": aborting(self.repository_model_load),
             "RepositoryModelUnload": aborting(self.repository_model_unload),
@@ -86,17 +82,13 @@ class KServeService:
                     self._no_calls.clear()
                     await self._no_calls.wait()
 
-    def _is_inner(self, context: Context) -> bool:
-        given = dict(context.invocation_metadata() or ()).get(INSTANCE_KEY, "")
-        return isinstance(given, str) and hmac.compare_digest(given.encode(), self._instance_secret.encode())
-
-    async def _begin_call(self, context: Context) -> None:
+    def _begin_call(self, context: Context) -> None:
         """Counts a call that begins; refuses it when draining (`serving.infer.draining`).
 
         Calls of this instance's own workers belong to calls under way, and are let in.
         """
-        if self._draining.is_set() and not self._is_inner(context):
-            await context.abort(grpc.StatusCode.UNAVAILABLE, DRAINING)
+        if self._draining.is_set() and not carries(context, INSTANCE_KEY, self._instance_secret):
+            raise InferenceError(Code.UNAVAILABLE, DRAINING)
         self._calls += 1
 
     def _end_call(self) -> None:
@@ -107,14 +99,14 @@ class KServeService:
     # Inference.
 
     async def model_infer(self, payload: bytes, context: Context) -> bytes:
-        await self._begin_call(context)
+        self._begin_call(context)
         try:
             return await self._dispatcher.unary(self._request(payload, _call_facts(context), unary_only=True))
         finally:
             self._end_call()
 
     async def model_stream_infer(self, payloads: AsyncIterator[bytes], context: Context) -> None:
-        await self._begin_call(context)
+        self._begin_call(context)
         try:
             await _Stream(self, context).serve(payloads)
         finally:
@@ -213,7 +205,7 @@ class _CallFacts:
         for key, value in metadata or ():
             if key.startswith(QUERY_PREFIX):
                 items.append((key[len(QUERY_PREFIX) :], value if isinstance(value, str) else ""))
-            elif key == "traceparent":
+            elif key == TRACEPARENT:
                 self.traceparent = value
         if items:
             try:
@@ -238,10 +230,7 @@ class _Stream:
         self._replies: asyncio.Queue[bytes | None] = asyncio.Queue(1)
 
     async def serve(self, payloads: AsyncIterator[bytes]) -> None:
-        try:
-            facts = _call_facts(self._context)
-        except InferenceError as error:
-            await self._context.abort(STATUS[error.code], status_message(error.message))
+        facts = _call_facts(self._context)
         draining = asyncio.create_task(self._service._draining.wait())
         writing = asyncio.create_task(self._write_all())
         try:
@@ -255,7 +244,7 @@ class _Stream:
             draining.cancel()
             writing.cancel()
         if not self._all_read:
-            await self._context.abort(grpc.StatusCode.UNAVAILABLE, DRAINING)
+            raise InferenceError(Code.UNAVAILABLE, DRAINING)
 
     async def _next(self, payloads: AsyncIterator[bytes], draining: asyncio.Task[Any]) -> bytes | None:
         """The client's next request; None when it has sent its last, or the server drains."""

@@ -7,31 +7,27 @@ Checks what comes over the wire and turns it into calls of `Workers`. Rules: spe
 from __future__ import annotations
 
 import asyncio
-import hmac
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
 
-import grpc
-
 from anyserve._proto import worker_management_pb2 as pb
 from anyserve.agent.config import AgentConfig
 from anyserve.agent.events import Event, EventLog, EventType, TooManyWatchers, WatcherTooSlow
-from anyserve.agent.grpc_calls import Context, aborting, until
+from anyserve.agent.grpc_calls import Context, aborting, carries, until
 from anyserve.agent.queues import Admission
 from anyserve.agent.registry import Registration, Registry, RegistryFull, TensorMetadata
 from anyserve.agent.workers import KnownWorker, Workers
 from anyserve.capability import Capability, InvalidCapability
 from anyserve.errors import Code, InferenceError
+from anyserve.wire import MAX_CONCURRENCY, MAX_SOCKET_PATH
 
 __all__ = ["ManagementService", "registration_of"]
 
 ADDRESS_PREFIX = "unix://"
-MAX_SOCKET_PATH = 107  # bytes: sun_path without its NUL
 MAX_NAME_LENGTH = 256
-MAX_CONCURRENCY = 1024
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]*")
 
 
@@ -56,7 +52,7 @@ class ManagementService:
             "Heartbeat": self._guarded(self.heartbeat),
             "UnregisterWorker": self._guarded(self.unregister_worker),
             "ListWorkers": self._guarded(self.list_workers),
-            "WatchEvents": self.watch_events,
+            "WatchEvents": aborting(self.watch_events),
         }
 
     def close(self) -> None:
@@ -74,9 +70,7 @@ class ManagementService:
     def _check_token(self, context: Context) -> None:
         if self._config.management_token is None:
             return
-        given = dict(context.invocation_metadata() or ()).get("authorization", "")
-        wanted = f"Bearer {self._config.management_token}"
-        if not isinstance(given, str) or not hmac.compare_digest(given.encode(), wanted.encode()):
+        if not carries(context, "authorization", f"Bearer {self._config.management_token}"):
             raise InferenceError(Code.UNAUTHENTICATED, "this management port needs 'authorization: Bearer <token>'")
 
     def register_model(self, request: pb.RegisterModelRequest) -> pb.RegisterModelResponse:
@@ -112,20 +106,16 @@ class ManagementService:
         return pb.ListWorkersResponse(workers=map(self._worker_message, self._workers))
 
     async def watch_events(self, request: pb.WatchEventsRequest, context: Context) -> None:
+        self._check_token(context)
         try:
-            self._check_token(context)
             with self._events.watching() as events:
                 # Taken at this very moment: nothing is told twice or missed between what exists and what comes.
                 existing = tuple(self._registry) if request.include_existing else ()
                 sequence = self._events.sequence
                 await context.send_initial_metadata(())  # tells the client that it misses nothing from here on
                 await until(self._closing, self._tell(events, existing, sequence, context))
-        except TooManyWatchers as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        except WatcherTooSlow as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        except InferenceError as error:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, error.message)
+        except (TooManyWatchers, WatcherTooSlow) as error:
+            raise InferenceError(Code.RESOURCE_EXHAUSTED, str(error)) from error
 
     @staticmethod
     async def _tell(

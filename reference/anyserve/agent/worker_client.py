@@ -9,14 +9,13 @@ section 4.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import cast
 
 from anyserve.framing import FrameDecoder, FrameTooLong, encode_header
+from anyserve.sockets import untrusted_peer
 
 __all__ = ["Exchange", "NotTaken", "ProtocolViolation", "Unreachable", "WorkerClient", "WorkerGone"]
 
@@ -24,7 +23,6 @@ __all__ = ["Exchange", "NotTaken", "ProtocolViolation", "Unreachable", "WorkerCl
 READ_AHEAD_FRAMES = 16
 READ_AHEAD_BYTES = 1 << 20
 CONNECT_RETRY_INTERVAL = 0.005
-PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
 class Unreachable(Exception):
@@ -204,10 +202,7 @@ class Exchange:
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        try:
-            return await self._connection.receive()
-        except NotTaken as error:  # it had replied, so it had taken the request
-            raise WorkerGone("the worker closed the connection in the middle of its reply") from error
+        return await self._connection.receive()
 
     def finish(self) -> None:
         """Ends the exchange after its last reply and keeps the connection for the next.
@@ -318,8 +313,7 @@ class WorkerClient:
 
     @staticmethod
     def _check_peer(sock: socket.socket) -> None:
-        _, uid, _ = PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size))
-        if uid not in (os.getuid(), 0):
+        if (uid := untrusted_peer(sock)) is not None:
             raise Unreachable(f"its socket belongs to uid {uid}, neither ours nor root's")
 
     def close(self) -> None:

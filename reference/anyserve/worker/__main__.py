@@ -39,7 +39,7 @@ WORKER_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 @click.option("--orphan-timeout", default=30.0, type=click.FloatRange(0.1), help="Seconds to live without an agent.")
 @click.option("--grace", default=30.0, type=click.FloatRange(0), help="Seconds for exchanges under way at the end.")
 @click.option("--log-format", default="text", type=click.Choice(logs.FORMATS))
-@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option("--log-level", default="info", type=click.Choice(logs.LEVELS))
 @click.option("--supervised", is_flag=True, hidden=True)
 @click.option("--report-fd", default=None, type=int, hidden=True)
 def main(

@@ -17,6 +17,7 @@ from anyserve.app import Declaration
 from anyserve.errors import Code, InferenceError
 from anyserve.handlers import Handler, as_response
 from anyserve.scan import REQUEST_FIELDS, MessageHead, scan_message
+from anyserve.wire import CAPABILITY, ERROR_CODE, ERROR_MESSAGE, INSTANCE_KEY, TIMEOUT_MS, TRACEPARENT
 from anyserve.worker.context import Context, Stream, checked_length
 
 if TYPE_CHECKING:
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Exchanges", "Served"]
 
 log = logging.getLogger(__name__)
-
-CAPABILITY = "anyserve_capability"
-TIMEOUT_MS = "anyserve_timeout_ms"
-TRACEPARENT = "traceparent"
-INSTANCE_KEY = "anyserve-instance"
-ERROR_CODE = "anyserve_error_code"
-ERROR_MESSAGE = "anyserve_error_message"
 
 Result = TypeVar("Result")
 
@@ -114,8 +108,8 @@ class Exchanges:
         context = self._context(head, served)
         try:
             request = _request(payload)
-            reply = as_response(await self._call(served, context, served.handler.call, request, context))
-            connection.write(self._serialized(reply))
+            reply = as_response(await self._call(served, served.handler.call, request, context))
+            connection.write(checked_length(reply.SerializeToString(), self._max_frame_bytes))
         except asyncio.CancelledError:
             context.cancel()
             raise
@@ -139,16 +133,16 @@ class Exchanges:
     async def _replies(self, served: Served, request: pb.ModelInferRequest, context: Context, stream: Stream) -> None:
         handler = served.handler
         if not handler.generator:
-            returned = await self._call(served, context, handler.call, request, context, stream)
+            returned = await self._call(served, handler.call, request, context, stream)
             if returned is not None:
                 raise TypeError(f"a handler with stream=True sends its replies; it returned {type(returned).__name__}")
         elif handler.asynchronous:
             async with served.places:
                 await _awaited(_asend_all, handler, request, context, stream)
         else:
-            await self._call(served, context, _send_all, handler, request, context, stream)
+            await self._call(served, _send_all, handler, request, context, stream)
 
-    async def _call(self, served: Served, context: Context, function: Callable[..., Any], *args: Any) -> Any:
+    async def _call(self, served: Served, function: Callable[..., Any], *args: Any) -> Any:
         """Calls a handler where it belongs: on the loop if it is async, else in a thread."""
         if served.handler.asynchronous:
             async with served.places:
@@ -157,9 +151,6 @@ class Exchanges:
         future = self._pool.submit(_called, function, *args)
         try:
             return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            context.cancel()
-            raise
         finally:
             self._free_place(served, future)
 
@@ -187,9 +178,6 @@ class Exchanges:
             client=self._client,
             call_metadata=self._call_metadata,
         )
-
-    def _serialized(self, reply: pb.ModelInferResponse) -> bytes:
-        return checked_length(reply.SerializeToString(), self._max_frame_bytes)
 
     @staticmethod
     def _reply_error(connection: Connection, error: InferenceError) -> None:

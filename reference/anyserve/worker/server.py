@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import socket
-import struct
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from anyserve.framing import FrameDecoder, FrameTooLong, encode_header
+from anyserve.sockets import untrusted_peer
 
 if TYPE_CHECKING:
     from anyserve.worker.exchange import Exchanges
@@ -31,7 +31,6 @@ BACKLOG = 128
 PIPELINED_FRAMES = 16
 CUT_OFF = 1.0
 """Seconds for handlers on the event loop to end when they are cancelled."""
-PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
 class Connection(asyncio.Protocol):
@@ -277,8 +276,7 @@ class WorkerServer:
     def admit(self, connection: Connection) -> bool:
         """Whether a new connection may stay: there is room, and it is from this user or root."""
         sock = cast(socket.socket, connection._transport.get_extra_info("socket"))
-        _, uid, _ = PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size))
-        if uid not in (os.getuid(), 0):
+        if (uid := untrusted_peer(sock)) is not None:
             log.warning("refused a connection", extra={"reason": f"it comes from uid {uid}"})
             return False
         if len(self._connections) >= MAX_CONNECTIONS:
