@@ -1,0 +1,7 @@
+"""python -m anyserve_conformance"""
+
+import sys
+
+from anyserve_conformance.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Profile agent-management: registration, replicas, heartbeats, loss, events."""

@@ -1,0 +1,1 @@
+"""Profile agent-serving: forwarding, errors, routing, deadlines, cancellation, queues, drain."""

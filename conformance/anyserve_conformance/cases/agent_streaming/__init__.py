@@ -1,0 +1,1 @@
+"""Profile agent-streaming: ModelStreamInfer and streaming workers."""

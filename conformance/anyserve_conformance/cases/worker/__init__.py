@@ -1,0 +1,1 @@
+"""Profile worker: a worker program under a scripted agent."""

@@ -1,0 +1,3 @@
+"""`pytest conformance` from a clone: the plugin is the suite's own."""
+
+pytest_plugins = ["anyserve_conformance.plugin"]
