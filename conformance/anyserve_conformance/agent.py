@@ -96,10 +96,10 @@ class Agent:
 
     # Clients
 
-    def new_client(self, *, window: int | None = None, who: str = "") -> Client:
+    def new_client(self, *, window: int | None = None, who: str = "", service: str = proto.KSERVE) -> Client:
         """Another client; one with a window takes little more than that before it is read."""
         who = who or f"client {len(self._clients)}"
-        client = Client(self.place.target, self.transcript, self.patience, who=who, window=window)
+        client = Client(self.place.target, self.transcript, self.patience, who=who, window=window, service=service)
         self._clients.append(client)
         return client
 

@@ -351,10 +351,14 @@ class Client:
         method = proto.method(self.service, name)
         make = self.channel.stream_stream(f"/{self.service}/{name}")
         options = {"metadata": (*self._metadata, *metadata), "timeout": timeout}
-        stream = Stream(self, name, make, proto.message(method.output_type.full_name), options)
-        self._streams.append(stream)
+        stream = self.opened(Stream(self, name, make, proto.message(method.output_type.full_name), options))
         if not method.client_streaming:
             stream.send(request if request is not None else proto.message(method.input_type.full_name)()).end()
+        return stream
+
+    def opened(self, stream: Stream) -> Stream:
+        """Itself; it ends with the client."""
+        self._streams.append(stream)
         return stream
 
     def live(self) -> bool:

@@ -370,7 +370,7 @@ class Http2Connection:
             case frames.PingFrame():
                 self._reply(frames.PingFrame(0, received.opaque_data, flags=["ACK"]))
             case frames.GoAwayFrame():
-                self.goaway = received.error_code
+                self._take_goaway(received)
             case frames.PushPromiseFrame():
                 raise Http2Violation("it sent PUSH_PROMISE")
 
@@ -419,6 +419,12 @@ class Http2Connection:
         if 1 in received.settings:
             self.encoder.header_table_size = min(received.settings[1], 4096)
         self._reply(frames.SettingsFrame(0, flags=["ACK"]))
+
+    def _take_goaway(self, received: frames.GoAwayFrame) -> None:
+        self.goaway = received.error_code
+        for answer in self.streams.values():
+            if answer.stream > received.last_stream_id and not answer.finished:
+                answer.lost = f"GOAWAY {error_name(received.error_code)}, which leaves out the stream"
 
     def _answer_on(self, received: frames.Frame) -> GrpcAnswer:
         number = received.stream_id

@@ -52,12 +52,14 @@ def _keys(required: str, optional: str = "") -> Keys:
 
 
 HEAD = _keys("name requirement why")
-REGISTRATION = _keys("worker", "label model_name model_version capability stream priority max_concurrency")
-REQUEST = _keys("", "model_name model_version id query call")
+REGISTRATION = _keys(
+    "worker", "label model_name model_version capability capability_pairs stream priority max_concurrency"
+)
+REQUEST = _keys("", "model_name model_version query call")
 READ = _keys("", "model_name model_version id parameters")
 STREAM_READ = _keys("", "error_message infer_response")
 ATTEMPT = _keys("worker", "connect kept written sees")
-RESPONSE = _keys("", "error message id code final reply")
+RESPONSE = _keys("", "reply error message id final")
 EVENTS: Mapping[str, Keys] = {
     "arrive": _keys("arrive then", "model_name model_version query deadline call"),
     "reply": _keys("reply then"),
@@ -92,9 +94,9 @@ FILES: Mapping[str, Mapping[str, Keys]] = {
     "queues": {"": _keys("registrations events", "queue_size default_max_concurrency waiting")},
     "errors": {
         "reply": _keys("reply status", "message"),
-        "request": _keys("registrations status", "bytes request metadata draining sent"),
-        "exchange": _keys("attempts status tried", "reply"),
-        "stream": _keys("responses", "request stream replies ends sees registered"),
+        "request": _keys("registrations bytes status", "metadata draining call"),
+        "exchange": _keys("attempts status tried"),
+        "stream": _keys("bytes responses", "stream sees registered"),
         "status-message": _keys("message encoded_bytes sent"),
     },
 }
