@@ -290,14 +290,14 @@ class Http2Connection:
         """Waits until the server has ended the connection, and says whether it has."""
         return self.wait(lambda: bool(self.closed), within)
 
-    def wait_over(self, within: float = LONG) -> bool:
-        """Waits until the server has closed the connection, or has said by GOAWAY that it takes no more."""
-        return self.wait(lambda: bool(self.closed) or self.goaway is not None, within)
+    def goes_on(self, within: float = LONG) -> bool:
+        """Whether the server still answers PING, without having said by GOAWAY that it takes no more calls."""
+        return self.round_trip(within) and self.goaway is None
 
     def round_trip(self, within: float = LONG) -> bool:
         """Whether the server, having read all that was sent, still answers PING."""
         self.ping(payload := len(self.pongs).to_bytes(8, "big"))
-        return self.wait(lambda: payload in self.pongs, within)
+        return self.wait(lambda: payload in self.pongs or bool(self.closed), within) and not self.closed
 
     def close(self) -> None:
         """Closes the socket."""

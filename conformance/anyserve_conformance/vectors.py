@@ -189,27 +189,35 @@ def _check(content: Any, keys: Keys, where: str) -> None:
 
 
 def _check_parts(where: str, kind: str, key: str, value: Any) -> None:
-    """Checks the objects within a vector; those that it names in no other place have keys of their own."""
+    """Checks the objects within a vector that have keys of their own."""
     if key == "registrations":
-        for each in value:
-            _check(each, REGISTRATION, where)
-    elif key in ("registration", "register"):
+        _check_all(value, REGISTRATION, where)
+    elif key == "registration":
         _check(value, REGISTRATION, where)
-    elif key == "request" and isinstance(value, dict) and "repeat" not in value:
+    elif key == "request" and isinstance(value, dict):
         _check(value, REQUEST, where)
     elif key == "attempts":
-        for each in value:
-            _check(each, ATTEMPT, where)
-    elif key == "responses" and value and isinstance(value[0], dict) and "repeat" not in value[0]:
-        for each in value:
-            _check(each, RESPONSE, where)
+        _check_all(value, ATTEMPT, where)
+    elif key == "responses" and kind == "stream" and all(isinstance(each, dict) for each in value):
+        _check_all([each for each in value if "repeat" not in each], RESPONSE, where)
     elif key == "fields":
         _check(value, STREAM_READ if kind == "stream-reply" else READ, where)
         if value.get("infer_response") is not None:
             _check(value["infer_response"], READ, where)
     elif key == "events":
         for each in value:
-            what = [name for name in EVENTS if name in each]
-            if len(what) != 1:
-                raise VectorError(f"{where}: {each!r} is not one event")
-            _check(each, EVENTS[what[0]], where)
+            _check_event(each, where)
+
+
+def _check_all(values: list[Any], keys: Keys, where: str) -> None:
+    for each in values:
+        _check(each, keys, where)
+
+
+def _check_event(event: Any, where: str) -> None:
+    what = [name for name in EVENTS if name in event]
+    if len(what) != 1:
+        raise VectorError(f"{where}: {event!r} is not one event")
+    _check(event, EVENTS[what[0]], where)
+    if "register" in event:
+        _check(event["register"], REGISTRATION, where)
