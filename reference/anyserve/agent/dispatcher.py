@@ -325,10 +325,9 @@ def _filled_reply(reply: bytes, request: Request, registration: Registration) ->
 
 def _worker_error(head: MessageHead) -> InferenceError:
     code, given = head.parameters[ERROR_CODE], head.parameters.get(ERROR_MESSAGE)
-    message = str(given) if given else "the worker gave no reason"
     if isinstance(code, int) and not isinstance(code, bool) and Code.OK < code <= Code.UNAUTHENTICATED:
-        return InferenceError(code, message)
-    return InferenceError(Code.INTERNAL, f"the worker failed with an unknown code {code!r}: {message}")
+        return InferenceError(code, str(given or Code(code).name))
+    return InferenceError(Code.INTERNAL, f"the worker failed with an unknown code {code!r}: {given or 'no message'}")
 
 
 def _filled_stream_reply(
