@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from anyserve_conformance import proto
 from anyserve_conformance.patience import LONG, Patience
 from anyserve_conformance.transcript import Transcript
-from anyserve_conformance.wire import decoded, raw_bytes
+from anyserve_conformance.wire import decoded, raw_bytes, shown
 
 __all__ = ["Answer", "Call", "Client", "Reply", "Stream"]
 
@@ -368,7 +368,7 @@ class Client:
     def text(self, message: bytes | Message, method: Any = None) -> str:
         """A request for people."""
         if isinstance(message, Message):
-            return str(message).strip() or "(empty)"
+            return decoded(type(message), message.SerializeToString())
         name = method.input_type.full_name if method is not None else "inference.ModelInferRequest"
         return decoded(proto.message(name), message)
 

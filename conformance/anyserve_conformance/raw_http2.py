@@ -73,11 +73,14 @@ class Http2Connection:
         transcript: Recorder | None = None,
         who: str = "client",
         auto_window: bool = True,
+        parse: bool = True,
     ) -> None:
         self.patience = patience
         self.who = who
         self.auto_window = auto_window
         """Gives the server its window back as its data comes."""
+        self.parse = parse
+        """Reads what comes as HTTP/2; otherwise it is recorded and dropped."""
         self.closed = ""
         """How the server ended the connection; empty while it has not."""
         self.goaway: int | None = None
@@ -99,6 +102,9 @@ class Http2Connection:
         self._block: tuple[frames.HeadersFrame, bytearray] | None = None
         self._next_stream = 1
         self._windows = Windows()
+        self._table_sizes: list[int] = []
+        self._pings = 0
+        self._held: bytearray | None = None
 
     @classmethod
     def connect(
@@ -116,6 +122,7 @@ class Http2Connection:
         Args:
             settings: the client's SETTINGS by number.
             handshake: sends preface and SETTINGS, and waits until the server has sent its own and acknowledged these.
+                Without it the case does so, and says by `begun` when they have gone out.
             options: as the class takes them.
 
         Raises:
@@ -126,6 +133,8 @@ class Http2Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = cls(sock, patience=patience, **options)
         if not handshake:
+            connection._announce({})
+            connection._held = bytearray()
             return connection
         try:
             connection.preface(settings or {})
@@ -246,16 +255,30 @@ class Http2Connection:
 
     def preface(self, settings: Mapping[int, int]) -> None:
         """Sends the connection preface with its SETTINGS, before which nothing may go out."""
-        self._windows.announced(settings)
+        self._announce(settings)
         self.raw(
             PREFACE + frames.SettingsFrame(0, dict(settings)).serialize(),
             f"the connection preface, SETTINGS {dict(settings)}",
         )
 
+    def begun(self) -> None:
+        """The preface and its SETTINGS have gone out: frames that answer the server's may follow."""
+        self._out += self._held or b""
+        self._held = None
+
     def settings(self, values: Mapping[int, int]) -> None:
         """Sends SETTINGS."""
-        self._windows.announced(values)
+        self._announce(values)
         self.frame(frames.SettingsFrame(0, dict(values)))
+
+    def expect_acknowledgement(self, values: Mapping[int, int] | None = None) -> None:
+        """SETTINGS will go out as raw bytes."""
+        self._announce(values or {})
+
+    def _announce(self, values: Mapping[int, int]) -> None:
+        self._windows.announced(values)
+        before = self._table_sizes[-1] if self._table_sizes else self._decoder.max_allowed_table_size
+        self._table_sizes.append(values.get(1, before))
 
     def window_update(self, stream: int, increment: int) -> None:
         """Sends WINDOW_UPDATE; stream 0 is the connection."""
@@ -290,14 +313,20 @@ class Http2Connection:
         """Waits until the server has ended the connection, and says whether it has."""
         return self.wait(lambda: bool(self.closed), within)
 
-    def goes_on(self, within: float = LONG) -> bool:
+    def goes_on(self) -> bool:
         """Whether the server still answers PING, without having said by GOAWAY that it takes no more calls."""
-        return self.round_trip(within) and self.goaway is None
+        self.ping(payload := self._ping_payload())
+        self.wait(lambda: payload in self.pongs or self.goaway is not None)
+        return not self.closed and self.goaway is None and payload in self.pongs
 
-    def round_trip(self, within: float = LONG) -> bool:
-        """Whether the server, having read all that was sent, still answers PING."""
-        self.ping(payload := len(self.pongs).to_bytes(8, "big"))
-        return self.wait(lambda: payload in self.pongs or bool(self.closed), within) and not self.closed
+    def round_trip(self) -> bool:
+        """Whether the server, having read all that was sent, answers PING."""
+        self.ping(payload := self._ping_payload())
+        return self.wait(lambda: payload in self.pongs)
+
+    def _ping_payload(self) -> bytes:
+        self._pings += 1
+        return b"ping" + self._pings.to_bytes(4, "big")
 
     def close(self) -> None:
         """Closes the socket."""
@@ -323,6 +352,9 @@ class Http2Connection:
     def _take(self, data: bytes) -> None:
         if not data:
             self._lost("connection closed by the server")
+            return
+        if not self.parse:
+            self._record.received(self.who, "bytes", data)
             return
         self._in += data
         while len(self._in) >= 9:
@@ -411,6 +443,7 @@ class Http2Connection:
         if "ACK" in received.flags:
             self.settings_acks += 1
             self._windows.acknowledged()
+            self._decoder.max_allowed_table_size = self._table_sizes.pop(0)
             return
         self.settings_frames += 1
         self.peer_settings.update(received.settings)
@@ -435,7 +468,9 @@ class Http2Connection:
         return answer
 
     def _reply(self, sent: frames.Frame) -> None:
-        self._out += sent.serialize()  # goes out with the next step
+        """Goes out with the next step, unless the preface has not gone out yet."""
+        place = self._out if self._held is None else self._held
+        place += sent.serialize()
 
     def _lost(self, how: str) -> None:
         self.closed = how + (f" after GOAWAY {error_name(self.goaway)}" if self.goaway is not None else "")

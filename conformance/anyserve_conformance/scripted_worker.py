@@ -26,7 +26,7 @@ from google.protobuf.message import Message
 from anyserve_conformance import proto
 from anyserve_conformance.patience import LONG, Patience
 from anyserve_conformance.transcript import Transcript
-from anyserve_conformance.wire import decoded, frame, raw_bytes
+from anyserve_conformance.wire import decoded, frame, raw_bytes, shown
 
 __all__ = ["Connection", "Exchange", "ScriptedWorker"]
 
@@ -117,7 +117,9 @@ class Connection:
 
     def send_frame(self, message: bytes | Message = b"", within: float = LONG) -> None:
         """Writes one frame."""
-        self.send(frame(message), "frame", str(message).strip() if isinstance(message, Message) else "", within)
+        payload = raw_bytes(message)
+        text = decoded(type(message), payload) if isinstance(message, Message) else ""
+        self.send(frame(payload), "frame", text, within)
 
     def send_available(self, data: bytes) -> int:
         """Writes as many bytes as are taken at once; their number."""

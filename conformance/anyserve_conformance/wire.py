@@ -23,11 +23,17 @@ __all__ = [
     "raw_bytes",
     "reply",
     "request",
+    "shown",
     "stream_reply",
     "varint",
 ]
 
 Parameter = bool | int | str | float
+
+MAX_DECODED = 1 << 16
+
+MAX_SHOWN = 16_384
+"""Bytes of a message that is written out in a transcript: text of greater ones takes longer than the case."""
 
 _ENCODED = re.compile(r"[^\x20-\x24\x26-\x7e]")  # and '%' itself
 
@@ -132,10 +138,19 @@ def capability_text(capability: Mapping[str, str]) -> str:
     return ",".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in sorted(capability.items()))
 
 
+def shown(message: Message) -> str:
+    """A message as text for people; of a great one only what it is."""
+    size = message.ByteSize()
+    if size > MAX_SHOWN:
+        return f"(a {message.DESCRIPTOR.name} of {size} bytes)"
+    return str(message).strip() or "(empty)"
+
+
 def decoded(message_class: Any, payload: bytes) -> str:
-    """A message as text for people; says so when the bytes are none."""
+    """Bytes as the text of a message; says so when they are none."""
+    if len(payload) > MAX_SHOWN:
+        return f"({len(payload)} bytes, for a {message_class.DESCRIPTOR.name})"
     try:
-        text = str(message_class.FromString(payload)).strip()
+        return shown(message_class.FromString(payload))
     except DecodeError:
         return f"(not a {message_class.DESCRIPTOR.name})"
-    return text or "(empty)"

@@ -25,7 +25,7 @@ log = logging.getLogger("anyserve.worker")
 WORKER_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-@click.command(context_settings={"show_default": True, "auto_envvar_prefix": "ANYSERVE_WORKER"})
+@click.command(context_settings={"show_default": True, "auto_envvar_prefix": "ANYSERVE"})
 @click.argument("app")
 @click.option("--factory", is_flag=True, help="APP names a function that returns the app.")
 @click.option("--app-dir", default=".", help="Directory to import APP from.")
