@@ -299,7 +299,7 @@ def _record(case: Case, item: pytest.Item, call: pytest.CallInfo[None]) -> dict[
         "look_at": case.look_at,
         "seconds": round(call.duration, 4),
         "source": case.source,
-        "transcript": transcript.entries() if transcript and outcome in {"fail", "error"} else [],
+        "transcript": transcript.entries() if transcript is not None and outcome in {"fail", "error"} else [],
     }
 
 
