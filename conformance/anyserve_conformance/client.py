@@ -313,7 +313,7 @@ class Client:
         message = request if request is not None else proto.message(method.input_type.full_name)()
         data = raw_bytes(message)
         self.transcript.sent(self.who, f"{name} request", data, self.text(message, method))
-        make = self.channel.unary_unary(f"/{self.service}/{name}")
+        make: Any = self.channel.unary_unary(f"/{self.service}/{name}")
         future = make.future(data, metadata=(*self._metadata, *metadata), timeout=timeout, wait_for_ready=False)
         return Call(future, name, proto.message(method.output_type.full_name), self)
 
@@ -349,7 +349,7 @@ class Client:
     ) -> Stream:
         """Starts a streaming call. One whose requests are no stream is given its `request` and ended."""
         method = proto.method(self.service, name)
-        make = self.channel.stream_stream(f"/{self.service}/{name}")
+        make: Any = self.channel.stream_stream(f"/{self.service}/{name}")
         options = {"metadata": (*self._metadata, *metadata), "timeout": timeout}
         stream = self.opened(Stream(self, name, make, proto.message(method.output_type.full_name), options))
         if not method.client_streaming:

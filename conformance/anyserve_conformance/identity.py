@@ -46,10 +46,10 @@ def identity(payload: bytes) -> bytes:
 def serve_identities(subjects: Subjects) -> Iterator[list[ModelSpec]]:
     """Registers the models, with two inputs on the last one, and takes them away again."""
     agent = Agent(subjects.agent({}), Transcript(), subjects.patience)
-    specs = []
+    specs: list[ModelSpec] = []
     try:
         worker = agent.listener("identity", answer=identity)
-        inputs = [(TensorSpec("INPUT0", datatype, (-1,)),) for datatype in TENSORS]
+        inputs: list[tuple[TensorSpec, ...]] = [(TensorSpec("INPUT0", datatype, (-1,)),) for datatype in TENSORS]
         inputs.append((TensorSpec("INPUT0", "FP32", (2, 3)), TensorSpec("INPUT1", "BYTES", (-1,))))
         for tensors in inputs:
             spec = ModelSpec(agent.name("-".join(t.datatype.lower() for t in tensors)), "", tensors)

@@ -70,7 +70,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "requirement(*names, look_at, needs): what a case checks")
     if config.option.tbstyle == "auto":
         config.option.tbstyle = "no"  # the summary tells what failed in the protocol's words
-    profile = {"database": None, "deadline": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+    profile: dict[str, Any] = {
+        "database": None,
+        "deadline": None,
+        "suppress_health_check": list(hypothesis.HealthCheck),
+    }
     hypothesis.settings.register_profile("conformance", max_examples=25, derandomize=True, **profile)
     hypothesis.settings.register_profile("long", max_examples=2_000, **profile)
     if not config.getoption("--hypothesis-profile", None):
@@ -180,7 +184,8 @@ CASE = pytest.StashKey[Case]()
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     foreign = [item for item in items if not item.path.is_relative_to(CASES)]
     mine = [item for item in items if item.path.is_relative_to(CASES)]
-    wanted, ids = [], {}
+    wanted: list[pytest.Item] = []
+    ids: dict[str, str] = {}
     try:
         for item in mine:
             case = item.stash[CASE] = Case(item)

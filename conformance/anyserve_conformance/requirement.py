@@ -15,6 +15,7 @@ from anyserve_conformance.vectors import Vector
 
 __all__ = ["NotApplicable", "Requirement", "catalogue", "not_applicable", "requirement", "skipped", "vector_cases"]
 
+Skipped: Any = pytest.skip.Exception
 Case = TypeVar("Case", bound=Callable[..., Any])
 
 
@@ -74,7 +75,7 @@ def _mark(names: tuple[str, ...], look_at: str, needs: Mapping[str, object] | No
     return pytest.mark.requirement(*names, look_at=look_at, needs=dict(needs or {}))
 
 
-class NotApplicable(pytest.skip.Exception):
+class NotApplicable(Skipped):  # type: ignore[misc]  # made by a decorator that mypy does not see through
     """The case asks for something that this subject need not have."""
 
 
@@ -85,4 +86,4 @@ def not_applicable(why: str) -> NoReturn:
 
 def skipped(why: str) -> NoReturn:
     """Ends a case: it could be checked if the suite were run otherwise, as `why` says."""
-    raise pytest.skip.Exception(why, _use_item_location=True)
+    raise Skipped(why, _use_item_location=True)

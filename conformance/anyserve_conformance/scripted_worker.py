@@ -121,7 +121,7 @@ class Connection:
         text = decoded(type(message), payload) if isinstance(message, Message) else ""
         self.send(frame(payload), "frame", text, within)
 
-    def send_available(self, data: bytes) -> int:
+    def send_available(self, data: bytes | memoryview) -> int:
         """Writes as many bytes as are taken at once; their number."""
         self.socket.setblocking(False)
         try:

@@ -63,6 +63,7 @@ RESPONSE = _keys("", "reply error message id final")
 EVENTS: Mapping[str, Keys] = {
     "arrive": _keys("arrive then", "model_name model_version query deadline call"),
     "reply": _keys("reply then"),
+    "not_taken": _keys("not_taken then"),
     "register": _keys("register then"),
     "unregister_model": _keys("unregister_model then"),
     "unregister_worker": _keys("unregister_worker then"),

@@ -70,9 +70,7 @@ def raw_bytes(message: bytes | Message) -> bytes:
     return message.SerializeToString() if isinstance(message, Message) else message
 
 
-def request(
-    name: str = "", version: str = "", *, request_id: str = "", raw: bytes = b"", **parameters: Parameter
-) -> Any:
+def request(name: str = "", version: str = "", *, request_id: str = "", raw: bytes = b"", **parameters: Any) -> Any:
     """A ModelInferRequest; `raw` is its only tensor (UINT8 `in`), if there is any."""
     message = proto.ModelInferRequest(model_name=name, model_version=version, id=request_id)
     if raw:
@@ -82,7 +80,7 @@ def request(
     return message
 
 
-def reply(name: str = "", version: str = "", *, request_id: str = "", raw: bytes = b"", **parameters: Parameter) -> Any:
+def reply(name: str = "", version: str = "", *, request_id: str = "", raw: bytes = b"", **parameters: Any) -> Any:
     """A ModelInferResponse; `raw` is its only tensor (UINT8 `out`), if there is any."""
     message = proto.ModelInferResponse(model_name=name, model_version=version, id=request_id)
     if raw:

@@ -57,6 +57,11 @@ class FrameDecoder:
         """True in the middle of a frame: an end of stream here is a truncation."""
         return self._size > 0 or self._length >= 0
 
+    @property
+    def held(self) -> int:
+        """How many bytes it keeps of a frame that is not complete."""
+        return self._size
+
     def feed(self, data: bytes) -> list[bytes]:
         """Takes the next bytes of the stream and returns the payloads they complete, in order.
 

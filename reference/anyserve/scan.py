@@ -154,7 +154,14 @@ def _parameter_entry(data: bytes, start: int, stop: int, parameters: dict[str, P
     parameters[key] = value
 
 
-def scan_message(data: bytes, start: int = 0, stop: int | None = None, *, fields: int = RESPONSE_FIELDS) -> MessageHead:
+def scan_message(
+    data: bytes,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    fields: int = RESPONSE_FIELDS,
+    head: MessageHead | None = None,
+) -> MessageHead:
     """Reads fields 1 to 4 of a ModelInferRequest or ModelInferResponse.
 
     Args:
@@ -162,11 +169,12 @@ def scan_message(data: bytes, start: int = 0, stop: int | None = None, *, fields
         start: where it begins.
         stop: where it ends.
         fields: how many fields the message defines, all of them length-delimited.
+        head: what an earlier part of the same message said; it is read on into this.
 
     Raises:
         MalformedMessage: the top level, or one of these fields, is not well formed.
     """
-    head = MessageHead()
+    head = head or MessageHead()
     for number, wire_type, first, last in _fields(data, start, len(data) if stop is None else stop):
         if number > fields:
             continue
@@ -201,11 +209,8 @@ def scan_stream_reply(data: bytes) -> StreamReply:
         elif number == 2:
             reply.parts += ((begin, first, last),)
         begin = last
-    if len(reply.parts) == 1:
-        _, first, last = reply.parts[0]
-        reply.response = scan_message(data, first, last)
-    elif reply.parts:  # a singular sub-message that stands twice is merged
-        reply.response = scan_message(b"".join(data[first:last] for _, first, last in reply.parts))
+    for _, first, last in reply.parts:  # a singular sub-message that stands twice is merged, each whole by itself
+        reply.response = scan_message(data, first, last, head=reply.response)
     return reply
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `support`
 
 from support.client import Client, Management
 from support.instances import IMPLEMENTATIONS, AgentUnderTest, Instance, StartInstance

@@ -201,6 +201,37 @@ async def test_a_stream_that_its_client_has_ended_ends_well_while_draining(insta
     await within(stopping)
 
 
+async def test_a_stream_that_its_client_ends_while_it_drains_ends_well(instance: Instance, client: Client) -> None:
+    worker = await instance.worker("m", stream=True)
+    stream = client.stream()
+    await stream.send(request("m"))
+    exchange = await worker.exchange()
+    stopping = await drain(instance)
+    await stream.done_sending()
+    assert not await is_ready(client)  # on the same connection: what was sent before it has arrived
+    await exchange.send(stream_reply())
+    await exchange.end()
+    await stream.receive()
+    assert await within(stream.call.read()) is grpc.aio.EOF
+    assert await within(stream.call.code()) is grpc.StatusCode.OK
+    await within(stopping)
+
+
+async def test_a_request_that_comes_while_a_stream_drains_is_not_taken(instance: Instance, client: Client) -> None:
+    worker = await instance.worker("m", stream=True)
+    stream = client.stream()
+    await stream.send(request("m", request_id="1"))
+    exchange = await worker.exchange()
+    stopping = await drain(instance)
+    await stream.send(request("m", request_id="2"))
+    await stream.done_sending()
+    assert not await is_ready(client)
+    await exchange.end()
+    assert (await stream.failed()).code is Code.UNAVAILABLE
+    await within(stopping)
+    assert len(worker.requests) == 1
+
+
 async def test_event_watchers_do_not_hold_up_the_stop(instance: Instance) -> None:
     await instance.worker("m")
     watch = instance.management.watch(include_existing=True)

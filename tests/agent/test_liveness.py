@@ -129,6 +129,19 @@ async def test_a_worker_with_heartbeats_is_given_time_when_its_socket_refuses(
     assert (await client.infer(request("m"))).id == "back"
 
 
+async def test_a_worker_that_is_dropped_while_it_is_connected_to_gets_no_request(start_instance: StartInstance) -> None:
+    instance = await start_instance(heartbeat_timeout=0.2, connect_timeout=60.0)
+    worker = instance.new_worker("full", accept=False, backlog=0)
+    worker.fill_backlog()
+    await instance.management.register(worker, "m")
+    call = instance.client.start(request("m"))
+    assert await instance.management.heartbeat("full")
+    await instance.management.until_workers(set())
+    worker.start_accepting()  # now there is room
+    assert (await failure(call)).code is Code.UNAVAILABLE
+    assert worker.requests == []
+
+
 async def test_a_full_backlog_is_no_refusal_and_another_worker_is_tried(start_instance: StartInstance) -> None:
     instance = await start_instance(connect_timeout=0.1)
     full = instance.new_worker("full", accept=False, backlog=0)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _instance import Instance, run, serving
-from _processes import Running
+
+from support.command import Instance, run, serving
+from support.processes import Running
 
 APP = """
     import time

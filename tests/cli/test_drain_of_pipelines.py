@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from _instance import serving
 
 from anyserve import Code, InferenceError
+from support.command import serving
 
 # The pipes stand for work: the handler says that it has begun, and goes on when the test lets it.
 PIPELINE = """
@@ -22,13 +22,19 @@ app = AnyServe()
 def inner(request):
     return {"n": [1]}
 
+@app.capability(type="inner-stream")
+def inner_stream(request):
+    yield {"n": [1]}
+    yield {"n": [2]}
+
 @app.capability(type="outer")
 def outer(request, context):
     with open("begun", "w") as begun:
         begun.write("!")
     with open("go-on") as go_on:
         go_on.read()
-    return {"n": context.call("inner", {}).tensors()["n"] + 1}
+    streamed = sum(reply.tensors()["n"] for reply in context.call_stream("inner-stream", {}))
+    return {"n": context.call("inner", {}).tensors()["n"] + streamed}
 """
 
 
@@ -45,5 +51,5 @@ def test_inner_calls_belong_to_the_request_under_way(tmp_path: Path) -> None:
         assert refused.value.code is Code.UNAVAILABLE
         assert "draining" in refused.value.message
         (tmp_path / "go-on").write_text("!")
-        assert outer.result(30).tensors()["n"].tolist() == [2]
+        assert outer.result(30).tensors()["n"].tolist() == [4]
         assert instance.wait() == 0

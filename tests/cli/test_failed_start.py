@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from _instance import run, short_directory, write_app
-from _processes import Running
 
 from anyserve.cli import available_implementations
+from support.command import run, write_app
+from support.processes import Running, short_directory
 
 GOOD = """
     from anyserve import AnyServe

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from _instance import run
 
 from anyserve.cli import main
+from support.command import run
 
 OPTIONS = re.findall(
     "--[a-z-]+",

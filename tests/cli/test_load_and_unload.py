@@ -8,10 +8,10 @@ from typing import Any
 
 import grpc
 import pytest
-from _instance import Instance, serving
 
 from anyserve import Code, InferenceError
 from anyserve._proto import grpc_predict_v2_pb2 as pb
+from support.command import Instance, serving
 
 APP = """
     import os

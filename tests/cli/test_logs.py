@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-from _instance import Instance, serving, short_directory, write_app
-from _processes import eventually
 
 from anyserve import AnyserveClient, InferenceError
+from support.command import Instance, serving, write_app
+from support.processes import eventually, short_directory
 
 APP = """
     import logging

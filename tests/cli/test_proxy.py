@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from _instance import run, serving
+from support.command import run, serving
 
 APP = """
     from anyserve import AnyServe

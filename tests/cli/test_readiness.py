@@ -7,10 +7,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from _instance import started, write_app
-from _processes import eventually
 
 from anyserve import Code, InferenceError
+from support.command import started, write_app
+from support.processes import eventually
 
 # The pipe holds a worker up in `on_start` until the test opens it.
 APP = """

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from _instance import Instance, serving, write_app
-from _processes import eventually
 
 from anyserve import Code, InferenceError
+from support.command import Instance, serving, write_app
+from support.processes import eventually
 
 HEAD = """
     from pathlib import Path

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from _instance import Instance, run, serving, short_directory, started, write_app
-from _processes import Running
 
 from anyserve import AnyserveClient
+from support.command import Instance, run, serving, started, write_app
+from support.processes import Running, short_directory
 
 APP = """
     import os

@@ -7,7 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
-from _instance import Instance, run, short_directory, started, write_app
+
+from support.command import Instance, run, started, write_app
+from support.processes import short_directory
 
 APP = """
     from anyserve import AnyServe

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from _agent import Frames, request
-from _instance import FACTS, Instance, started, write_app
-from _processes import eventually, marked
 
 from anyserve import Code, InferenceError, ModelInferRequest
+from support.command import FACTS, Instance, started, write_app
+from support.processes import eventually, marked
+from support.scripted_agent import Frames, request
 
 APP = (
     FACTS

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from _instance import run, serving
-from _processes import Running
 
 from anyserve import AnyserveClient, Code, InferenceError
+from support.command import run, serving
+from support.processes import Running
 
 APP = """
     from anyserve import AnyServe

@@ -1,26 +1,20 @@
 """Real instances for clients that others wrote: `python -m anyserve` on free ports, one per test module.
 
 A module names its app in `APP`, as the command line takes it; None is a bare agent.
-The clients run here or in processes of their own; nothing of anyserve is replaced.
+The clients run here or in processes of their own, without anything of anyserve.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
-import threading
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from support.processes import Running, short_directory
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -29,106 +23,57 @@ READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
 
 
-class Instance:
-    """One running anyserve, ready. Its log lines are kept, for the message of a failure."""
+class Instance(Running):
+    """One running anyserve. Its log lines are shown with a failed test."""
 
-    def __init__(self, app: str | None) -> None:
-        # Of its own, and short: a Unix socket's path has at most 107 bytes.
-        self._socket_dir = tempfile.mkdtemp(prefix="as-", dir="/tmp")
+    def __init__(self, app: str | None, socket_dir: str) -> None:
         command = [sys.executable, "-m", "anyserve", *([app] if app else [])]
         options = {"host": "127.0.0.1", "port": 0, "management-port": 0, "grace": 5, "log-format": "json"}
-        options |= {"app-dir": HERE / "apps", "socket-dir": self._socket_dir}
-        self._process = subprocess.Popen(
-            [*command, *(f"--{name}={value}" for name, value in options.items())],
-            env={name: value for name, value in os.environ.items() if not name.startswith("ANYSERVE_")},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._seen: list[str] = []
-        # Reads to the end, or a full pipe would stop the instance in the middle of a log line.
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        try:
-            serving = self._wait_for("serving")
-            self._wait_for("ready")
-        except BaseException:
-            self.kill()
-            raise
-        self.address: str = serving["address"]
-        self.management: str = serving["management"]
+        options |= {"app-dir": HERE / "apps", "socket-dir": socket_dir}
+        super().__init__([*command, *(f"--{name}={value}" for name, value in options.items())])
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT for clients."""
+        return str(self.wait_log("serving")["address"])
+
+    @property
+    def management(self) -> str:
+        """HOST:PORT for workers."""
+        return str(self.wait_log("serving")["management"])
 
     def stop(self) -> None:
         """Stops it as a service manager does; fails the test if that did not go well."""
-        self._process.send_signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
+        assert self.wait(STOP_SECONDS) == 0, self.stderr
+        assert not self.leftovers(5.0), "processes are left"
+
+
+@contextmanager
+def ready(request: pytest.FixtureRequest) -> Iterator[Instance]:
+    """Starts an instance with the module's app."""
+    with short_directory() as socket_dir:
+        instance = Instance(getattr(request.module, "APP", DEFAULT_APP), socket_dir)
         try:
-            status = self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            status = -1
-        self.kill()
-        assert status == 0, f"the instance did not stop cleanly ({status}):\n{self.log}"
-
-    def kill(self) -> None:
-        """Ends it with all its workers, however it is."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        self._reader.join(STOP_SECONDS)
-        shutil.rmtree(self._socket_dir, ignore_errors=True)
-
-    @property
-    def log(self) -> str:
-        """What it has written so far."""
-        return "".join(self._seen)
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as pipe:
-            for line in pipe:
-                self._seen.append(line)
-                self._lines.put(line)
-        self._lines.put(None)
-
-    def _wait_for(self, event: str) -> dict[str, Any]:
-        give_up = time.monotonic() + READY_SECONDS
-        while True:
-            try:
-                line = self._lines.get(timeout=max(0.0, give_up - time.monotonic()))
-            except queue.Empty:
-                pytest.fail(f"no event {event!r} in {READY_SECONDS:.0f} s:\n{self.log}")
-            if line is None:
-                pytest.fail(f"the instance ended with status {self._process.wait()}:\n{self.log}")
-            fields = _fields(line)
-            if fields.get("event") == event:
-                return fields
-
-
-def _fields(line: str) -> dict[str, Any]:
-    """A log line's fields; none for a line that is no JSON (a warning of a library, say)."""
-    try:
-        fields = json.loads(line)
-    except ValueError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
+            instance.wait_log("ready", timeout=READY_SECONDS)
+            yield instance
+        finally:
+            instance.kill_all()
 
 
 @pytest.fixture(scope="module")
 def instance(request: pytest.FixtureRequest) -> Iterator[Instance]:
     """The module's instance."""
-    running = Instance(getattr(request.module, "APP", DEFAULT_APP))
-    yield running
-    running.stop()
+    with ready(request) as running:
+        yield running
+        running.stop()
 
 
 @pytest.fixture
 def own_instance(request: pytest.FixtureRequest) -> Iterator[Instance]:
     """An instance of the test's own, which it may stop."""
-    running = Instance(getattr(request.module, "APP", DEFAULT_APP))
-    yield running
-    running.kill()
+    with ready(request) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

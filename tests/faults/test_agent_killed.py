@@ -9,10 +9,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from _instance import FACTS, Instance, started, write_app
-from _processes import eventually, marked
 
 from anyserve import InferenceError, ModelInferRequest
+from support.command import FACTS, Instance, started, write_app
+from support.processes import eventually, marked
 
 APP = (
     "import os\nfrom pathlib import Path\n"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from _instance import FACTS, Instance, serving
-from _processes import eventually
 
 from anyserve import AnyserveClient, Code, InferenceError, ModelInferRequest
+from support.command import FACTS, Instance, serving
+from support.processes import eventually
 
 APP = (
     FACTS
@@ -40,6 +40,17 @@ def until_told(request):
     facts.add("until-told")
     while not os.path.exists("told"):
         time.sleep(0.01)
+    return {"pid": [os.getpid()]}
+
+
+@app.capability(type="forks")
+def forks(request):
+    if os.fork() == 0:  # the child has all that the worker has open
+        while not os.path.exists("told"):
+            time.sleep(0.01)
+        os._exit(0)
+    facts.add("forks")
+    facts.gate.wait(20)
     return {"pid": [os.getpid()]}
 
 
@@ -82,6 +93,33 @@ def test_idle_worker(tmp_path: Path) -> None:
         assert back(instance, victim) != victim
         assert pid(instance, "other") == other
         assert instance.client.server_ready()
+
+
+def test_dropped_at_once(tmp_path: Path) -> None:
+    """The agent drops a dead worker when its process ends, long before it would miss its heartbeats."""
+    with serving(APP, "--heartbeat-timeout=600", directory=tmp_path) as instance:
+        victim = pid(instance)
+        (name,) = (line["worker"] for line in instance.logs("worker started") if line["pid"] == victim)
+        assert name in {worker.worker_id for worker in instance.client.workers()}
+        instance.kill_worker(victim)
+        (lost,) = instance.logs("worker lost")
+        assert (lost["worker"], lost["reason"]) == (name, "its process was killed by SIGKILL")
+        assert name not in {worker.worker_id for worker in instance.client.workers()}
+        back(instance, victim)
+
+
+def test_child_that_outlives_it_holds_up_nothing(tmp_path: Path) -> None:
+    """A process that a dead worker has forked keeps its sockets open; its requests end all the same."""
+    with serving(APP, "--heartbeat-timeout=600", directory=tmp_path) as instance:
+        victim = pid(instance)
+        call = instance.calls["ModelInfer"].future(ModelInferRequest(model_name="forks"), timeout=20)
+        instance.fact("forks", 1)
+        instance.kill_worker(victim)
+        try:
+            assert call.code() is grpc.StatusCode.UNAVAILABLE
+            assert back(instance, victim) != victim
+        finally:
+            (tmp_path / "told").touch()
 
 
 def test_in_the_middle_of_a_request(tmp_path: Path) -> None:

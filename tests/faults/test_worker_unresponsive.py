@@ -10,10 +10,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from _instance import FACTS, Instance, serving
-from _processes import eventually
 
 from anyserve import Code, InferenceError, ModelInferRequest
+from support.command import FACTS, Instance, serving
+from support.processes import eventually
 
 APP = (
     "import os\n"

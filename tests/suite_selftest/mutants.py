@@ -294,24 +294,24 @@ _ROUTES = [
 _QUEUES = [
     Mutant(
         "last-come-first-served", "queue.order.arrival", "agent.queues",
-        "self._queues.setdefault(ticket.queue, deque()).append(ticket)",
-        "self._queues.setdefault(ticket.queue, deque()).appendleft(ticket)",
+        "setdefault(ticket.lane, deque()).append(ticket)",
+        "setdefault(ticket.lane, deque()).appendleft(ticket)",
     ),
     Mutant(
         "queue-without-bound", "queue.bound.full", "agent.queues",
-        "        if len(queue or ()) >= self._queue_size:", "        if False:",
+        "        if self._depth(_queue_key(ticket.tier)) >= self._queue_size:", "        if False:",
     ),
     Mutant(
         "queue-one-too-long", "queue.bound.full", "agent.queues",
-        "        if len(queue or ()) >= self._queue_size:", "        if len(queue or ()) > self._queue_size:",
+        "        if self._depth(_queue_key(ticket.tier)) >= self._queue_size:", "        if self._depth(_queue_key(ticket.tier)) > self._queue_size:",
     ),
     Mutant(
         "one-bound-for-all-queues", "queue.bound.separate", "agent.queues",
-        "        if len(queue or ()) >= self._queue_size:", "        if self.waiting >= self._queue_size:",
+        "        if self._depth(_queue_key(ticket.tier)) >= self._queue_size:", "        if self.waiting >= self._queue_size:",
     ),
     Mutant(
         "withdrawn-and-still-there", "queue.cancel.removed", "agent.queues",
-        "        queue.remove(ticket)\n        if not queue:\n            del self._queues[ticket.queue]\n", "",
+        "        lanes[ticket.lane].remove(ticket)\n        if not lanes[ticket.lane]:\n            del lanes[ticket.lane]\n", "",
     ),
     Mutant(
         "changes-not-considered", "queue.change.again", "agent.queues",

@@ -5,22 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mutants import MUTANTS, Mutant
+from suite import CASES, ROOT, cases, run
 
-ROOT = Path(__file__).parents[2]
 RUN = Path(__file__).with_name("run_mutant.py")
-CASES = ROOT / "conformance" / "anyserve_conformance" / "cases"
 DIRECTORIES = {
     "agent": [str(CASES / name) for name in ("agent_serving", "agent_management", "agent_streaming")],
     "worker": [str(CASES / "worker")],
 }
-SECONDS = 240.0
 # Mutants wait in vain where the reference would answer: a short patience is enough to tell them apart.
 PATIENCE = os.environ.get("SELFTEST_PATIENCE", "0.4")
 
@@ -39,19 +36,19 @@ def run_suite(
 ) -> tuple[int, list[Any]]:
     """Runs the cases of some requirements; the exit status and the records."""
     chosen = [f"--requirement={name}" for name in requirements]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *DIRECTORIES[subject], *command(subject, mutant), *chosen, *options]
-        + ["--strict", "--report", str(directory), "-q", "-p", "no:randomly"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
+    done = run(
+        *DIRECTORIES[subject],
+        *command(subject, mutant),
+        *chosen,
+        *options,
+        "--strict",
+        "--report",
+        str(directory),
+        "-q",
     )
     report = directory / "report.jsonl"
     assert report.exists(), done.stdout + done.stderr
-    records = [json.loads(line) for line in report.read_text().splitlines()]
-    return done.returncode, [record for record in records if record["kind"] == "case"]
+    return done.returncode, cases(directory)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())

@@ -33,6 +33,8 @@ class AgentUnderTest(Protocol):
 
     def expect_workers(self, worker_ids: list[str]) -> None: ...
 
+    def worker_ended(self, worker_id: str, reason: str) -> None: ...
+
 
 def _reference(**settings: Any) -> AgentUnderTest:
     local: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "management_host": "127.0.0.1", "management_port": 0}

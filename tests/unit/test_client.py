@@ -25,11 +25,12 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyserve import client as client_module
 from anyserve import rpc
 from anyserve._proto import grpc_predict_v2_pb2 as kserve
 from anyserve._proto import worker_management_pb2 as management
-from anyserve.client import AnyserveClient, AsyncAnyserveClient, encode_pattern, infer_request, request_metadata
+from anyserve.client import AnyserveClient, AsyncAnyserveClient
+from anyserve.client_calls import encode_pattern, infer_request, request_metadata
+from anyserve.client_channels import ReadyWait
 from anyserve.errors import Code, InferenceError
 from anyserve.messages import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 
@@ -466,9 +467,9 @@ class TestWaitReady:
         assert len(server.got) == 1
 
     def test_pauses_double_up_to_half_a_second(self) -> None:
-        wait = client_module._ReadyWait("a:1", 1000.0)
+        wait = ReadyWait("a:1", 1000.0)
         assert [wait.pause() for _ in range(6)] == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5]
-        assert client_module._ReadyWait("a:1", 0.01).pause() <= 0.01
+        assert ReadyWait("a:1", 0.01).pause() <= 0.01
 
 
 class TestClosing:

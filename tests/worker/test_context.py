@@ -9,11 +9,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from _instance import FACTS, Instance, serving
-from _processes import PATIENCE
 
 from anyserve import Code, InferenceError, ModelInferRequest
 from anyserve._proto import grpc_predict_v2_pb2 as pb
+from support.command import FACTS, Instance, serving
+from support.processes import PATIENCE
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

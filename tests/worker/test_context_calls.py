@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from _instance import FACTS, Instance, serving
 
 from anyserve import Code, InferenceError, ModelInferRequest, ModelInferResponse
+from support.command import FACTS, Instance, serving
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

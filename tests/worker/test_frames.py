@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from _agent import Frames, ScriptedWorker, failure, request, scripted
-from _instance import FACTS
 
 from anyserve import Code, ModelInferRequest
 from anyserve._proto import grpc_predict_v2_pb2 as pb
+from support.command import FACTS
+from support.scripted_agent import Frames, ScriptedWorker, failure, request, scripted
 
 APP = (
     FACTS
@@ -237,6 +238,23 @@ def test_many_requests_before_their_turn(worker: ScriptedWorker, connection: Fra
     payload = request("held").SerializeToString()
     connection.send_bytes((struct.pack(">I", len(payload)) + payload) * 100)
     assert connection.receive() is None  # one exchange at a time: this agent does not keep to it
+    assert serves(worker)
+
+
+@pytest.mark.parametrize("cut", [0, 1 << 14], ids=["whole frames", "a part of one"])
+def test_many_bytes_before_their_turn(worker: ScriptedWorker, connection: Frames, cut: int) -> None:
+    """What comes while an exchange is under way is kept up to what one read brings (256 KiB)."""
+    watching = worker.connect()
+    held, cancelled = (fact(watching, name, 0) for name in ("held", "cancelled"))
+    connection.send(request("held").SerializeToString())
+    fact(watching, "held", held + 1)
+    early = struct.pack(">I", 3 * LIMIT) + request("echo").SerializeToString().ljust(3 * LIMIT, b"\0")
+    connection.send_bytes(early)
+    assert fact(watching, "cancelled", 0) == cancelled  # one frame is kept for later
+    with suppress(BrokenPipeError, ConnectionResetError):  # it may be closed in the middle
+        connection.send_bytes(early[: len(early) - cut])
+    assert connection.receive() is None
+    fact(watching, "cancelled", cancelled + 1)
     assert serves(worker)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _instance import Instance, serving
 
 from anyserve import Code, InferenceError
+from support.command import Instance, serving
 
 APP = """
     import asyncio

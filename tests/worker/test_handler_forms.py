@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from _instance import Instance, serving
+
+from support.command import Instance, serving
 
 APP = """
     import asyncio

@@ -9,9 +9,9 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from _instance import FACTS, Instance, serving
 
 from anyserve import Code, InferenceError, ModelInferRequest
+from support.command import FACTS, Instance, serving
 
 APP = (
     FACTS

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from _agent import Frames, ScriptedWorker, request, scripted
-from _instance import FACTS
 
 from anyserve._proto import grpc_predict_v2_pb2 as pb
+from support.command import FACTS
+from support.scripted_agent import Frames, ScriptedWorker, request, scripted
 
 APP = (
     FACTS

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _instance import serving
 
 from anyserve import Code, InferenceError
+from support.command import serving
 
 
 def test_echo_handler_of_a_type(tmp_path: Path) -> None:

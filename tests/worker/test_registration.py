@@ -8,11 +8,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from _agent import ScriptedAgent, request, scripted
-from _instance import FACTS
-from _processes import eventually
 
 from anyserve._proto import worker_management_pb2 as pb
+from support.command import FACTS
+from support.processes import eventually
+from support.scripted_agent import ScriptedAgent, request, scripted
 
 APP = (
     FACTS

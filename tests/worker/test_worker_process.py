@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from _agent import ScriptedAgent, request, scripted
-from _instance import short_directory, write_app
-from _processes import Running, environment, eventually
+
+from support.command import write_app
+from support.processes import Running, environment, eventually, short_directory
+from support.scripted_agent import ScriptedAgent, request, scripted
 
 LIFE = """
     import asyncio
@@ -205,3 +206,4 @@ def test_management_address_where_nobody_listens(tmp_path: Path) -> None:
             assert worker.wait(15) == 0
             assert told(tmp_path) == ["start", "cleanup"]
             assert agent.names() == []
+            assert worker.noise() == ["anyserve.worker: error: no agent has answered for 0.5 s"]

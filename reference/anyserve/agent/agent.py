@@ -90,6 +90,10 @@ class Agent:
         """Makes readiness wait for these workers no longer."""
         self._workers.expect_no_more(worker_ids)
 
+    def worker_ended(self, worker_id: str, reason: str) -> None:
+        """Drops a worker whose process has ended, unless it has taken its leave (`lifecycle.crash.dropped`)."""
+        self._workers.ended(worker_id, reason)
+
     def set_lifecycle(self, lifecycle: Lifecycle) -> None:
         """Hands RepositoryModelLoad and RepositoryModelUnload to whoever starts and stops workers."""
         self._info.lifecycle = lifecycle

@@ -83,13 +83,14 @@ class KServeService:
                     await self._no_calls.wait()
 
     def _begin_call(self, context: Context) -> None:
-        """Counts a call that begins; refuses it when draining (`serving.infer.draining`).
-
-        Calls of this instance's own workers belong to calls under way, and are let in.
-        """
-        if self._draining.is_set() and not carries(context, INSTANCE_KEY, self._instance_secret):
+        """Counts a call that begins; refuses it when draining (`serving.infer.draining`)."""
+        if self._draining.is_set() and not self._is_own(context):
             raise InferenceError(Code.UNAVAILABLE, DRAINING)
         self._calls += 1
+
+    def _is_own(self, context: Context) -> bool:
+        """Whether a call comes from one of this instance's own workers: it belongs to a call under way."""
+        return carries(context, INSTANCE_KEY, self._instance_secret)
 
     def _end_call(self) -> None:
         self._calls -= 1
@@ -108,7 +109,8 @@ class KServeService:
     async def model_stream_infer(self, payloads: AsyncIterator[bytes], context: Context) -> None:
         self._begin_call(context)
         try:
-            await _Stream(self, context).serve(payloads)
+            draining = asyncio.Event() if self._is_own(context) else self._draining
+            await _Stream(self, context).serve(payloads, draining)
         finally:
             self._end_call()
 
@@ -225,38 +227,36 @@ class _Stream:
         self._service = service
         self._context = context
         self._places = asyncio.Semaphore(service._config.max_stream_requests)
-        self._all_read = False  # the client has sent its last request, and it was read
         # One task writes, so that a request which is cancelled leaves no write half done; one reply waits for it.
         self._replies: asyncio.Queue[bytes | None] = asyncio.Queue(1)
 
-    async def serve(self, payloads: AsyncIterator[bytes]) -> None:
+    async def serve(self, payloads: AsyncIterator[bytes], draining: asyncio.Event) -> None:
+        """Runs the call to its end; once `draining` is set it takes no further requests."""
         facts = _call_facts(self._context)
-        draining = asyncio.create_task(self._service._draining.wait())
-        writing = asyncio.create_task(self._write_all())
         try:
-            async with asyncio.TaskGroup() as running:
-                while (payload := await self._next(payloads, draining)) is not None:
-                    await self._places.acquire()
-                    running.create_task(self._one(payload, facts))
-            await self._replies.put(None)
-            await writing
-        finally:
-            draining.cancel()
-            writing.cancel()
-        if not self._all_read:
+            async with asyncio.TaskGroup() as call:  # a write that fails ends the requests too
+                call.create_task(self._write_all())
+                complete = await self._run_requests(payloads, draining, facts)
+                await self._replies.put(None)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        if not complete:
             raise InferenceError(Code.UNAVAILABLE, DRAINING)
 
-    async def _next(self, payloads: AsyncIterator[bytes], draining: asyncio.Task[Any]) -> bytes | None:
-        """The client's next request; None when it has sent its last, or the server drains."""
+    async def _run_requests(self, payloads: AsyncIterator[bytes], draining: asyncio.Event, facts: _CallFacts) -> bool:
+        """Runs what the client sends until all of it has ended; tells whether the client has ended its side."""
+        stopping = asyncio.create_task(draining.wait())
         reading = asyncio.ensure_future(anext(payloads, None))
         try:
-            await asyncio.wait((reading, draining), return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                return None
-            payload = await reading
-            self._all_read = payload is None
-            return payload
+            async with asyncio.TaskGroup() as running:
+                while (payload := await _first(reading, stopping)) is not None:
+                    await self._places.acquire()
+                    running.create_task(self._one(payload, facts))
+                    reading = asyncio.ensure_future(anext(payloads, None))
+            # Asked only now: the client may have ended its side after the drain began (`stream.drain.status`).
+            return reading.done() and reading.result() is None
         finally:
+            stopping.cancel()
             reading.cancel()
 
     async def _one(self, payload: bytes, facts: _CallFacts) -> None:
@@ -279,3 +279,9 @@ class _Stream:
     async def _write_all(self) -> None:
         while (reply := await self._replies.get()) is not None:
             await self._context.write(reply)
+
+
+async def _first(reading: asyncio.Future[bytes | None], stopping: asyncio.Future[Any]) -> bytes | None:
+    """What was read; None when the drain begins before."""
+    await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    return None if stopping.done() else reading.result()

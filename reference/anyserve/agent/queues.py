@@ -9,7 +9,7 @@ are the caller's, who withdraws the ticket. Rules: spec `queue.*` and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from anyserve.agent.registry import Registration, Route
@@ -19,6 +19,8 @@ __all__ = ["Admission", "NothingLeft", "QueueFull", "Slot", "Ticket"]
 ModelKey = tuple[str, str, str]
 QueueKey = tuple[ModelKey, ...]
 """A queue is named by the models among which its requests may go."""
+LaneKey = tuple[tuple[str, str, str, str], ...]
+"""Those of a queue that may use the same places: one takes no streams, another has tried a worker in vain."""
 Pool = ModelKey | None
 """What shares a limit: a registration that states its `max_concurrency` has a pool of its own, all others of a
 worker share one (`frame.connections.limit`)."""
@@ -69,6 +71,7 @@ class Ticket:
     arrival: int = 0
     tier: tuple[Registration, ...] = ()
     queue: QueueKey | None = None
+    lane: LaneKey = ()
 
 
 class Admission:
@@ -86,18 +89,18 @@ class Admission:
         self._queue_size = queue_size
         self._default_max_concurrency = default_max_concurrency
         self._loads: dict[str, WorkerLoad] = {}
-        self._queues: dict[QueueKey, deque[Ticket]] = {}
+        self._queues: dict[QueueKey, dict[LaneKey, deque[Ticket]]] = {}
         self._arrivals = 0
         self._choices = 0
 
     @property
     def waiting(self) -> int:
         """How many tickets wait, over all queues."""
-        return sum(len(queue) for queue in self._queues.values())
+        return sum(self.depths().values())
 
     def depths(self) -> dict[QueueKey, int]:
         """How many tickets wait, per queue that has any."""
-        return {key: len(queue) for key, queue in self._queues.items()}
+        return {key: self._depth(key) for key in self._queues}
 
     def in_flight(self, worker_id: str) -> int:
         """How many exchanges a worker runs."""
@@ -112,12 +115,10 @@ class Admission:
             QueueFull: the ticket would have to wait and its queue has no room.
         """
         ticket.tier = self._tier(ticket)
-        queue = self._queues.get(_queue_key(ticket.tier)) if self._queues else None
-        if queue is None:  # nobody waits here, so nobody is overtaken
-            slot = self._take(ticket.tier)
-            if slot is not None:
-                return slot
-        if len(queue or ()) >= self._queue_size:
+        slot = self._take(ticket.tier)  # overtakes nobody: who waits cannot use what is free, see `_serve`
+        if slot is not None:
+            return slot
+        if self._depth(_queue_key(ticket.tier)) >= self._queue_size:
             raise QueueFull(f"{self._queue_size} requests are waiting already (--queue-size)")
         self._arrivals += 1
         ticket.arrival = self._arrivals
@@ -128,9 +129,11 @@ class Admission:
         """Takes a waiting ticket out of its queue; does nothing to one that no longer waits."""
         if ticket.queue is None:
             return
-        queue = self._queues[ticket.queue]
-        queue.remove(ticket)
-        if not queue:
+        lanes = self._queues[ticket.queue]
+        lanes[ticket.lane].remove(ticket)
+        if not lanes[ticket.lane]:
+            del lanes[ticket.lane]
+        if not lanes:
             del self._queues[ticket.queue]
         ticket.queue = None
 
@@ -155,7 +158,7 @@ class Admission:
 
     def reconsider(self) -> None:
         """After a change of the registry: gives every waiting ticket its new tier and queue, in order of arrival."""
-        tickets = sorted((t for queue in self._queues.values() for t in queue), key=_arrival)
+        tickets = sorted((ticket for lane in self._lanes() for ticket in lane), key=_arrival)
         self._queues.clear()
         for ticket in tickets:
             ticket.queue = None
@@ -169,16 +172,23 @@ class Admission:
 
     def _enqueue(self, ticket: Ticket) -> None:
         ticket.queue = _queue_key(ticket.tier)
-        self._queues.setdefault(ticket.queue, deque()).append(ticket)
+        ticket.lane = tuple(registration.key for registration in ticket.tier)
+        self._queues.setdefault(ticket.queue, {}).setdefault(ticket.lane, deque()).append(ticket)
+
+    def _lanes(self) -> Iterator[deque[Ticket]]:
+        return (lane for lanes in self._queues.values() for lane in lanes.values())
+
+    def _depth(self, key: QueueKey) -> int:
+        return sum(map(len, self._queues.get(key, {}).values()))
 
     def _serve(self) -> None:
-        """Grants free slots to the heads of the queues, earliest arrival first, until none fits."""
+        """Grants free slots to the heads of the lanes, earliest arrival first, until none fits."""
         while self._serve_one():
             pass
 
     def _serve_one(self) -> bool:
-        for ticket in sorted((queue[0] for queue in self._queues.values()), key=_arrival):
-            # All in a queue may go to the same models, so that what the head cannot use the rest cannot either.
+        for ticket in sorted((lane[0] for lane in self._lanes()), key=_arrival):
+            # All in a lane may use the same places, so that what the head cannot use the rest cannot either.
             slot = self._take(ticket.tier)
             if slot is not None:
                 self.withdraw(ticket)

@@ -152,6 +152,11 @@ class _Connection(asyncio.Protocol):
         self._dropped = True
         self._transport.abort()
 
+    def read_out(self) -> None:
+        """What the worker has sent is still read, then the connection ends, whoever holds the other end of it."""
+        if not self._transport.is_closing():
+            self._transport.get_extra_info("socket").shutdown(socket.SHUT_RD)
+
     @property
     def closed(self) -> bool:
         """True once the connection is of no more use."""
@@ -243,6 +248,7 @@ class WorkerClient:
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
         self._retired = False
+        self._lost = False
 
     @property
     def connections(self) -> int:
@@ -287,6 +293,9 @@ class WorkerClient:
         except BaseException:
             sock.close()
             raise
+        if self._lost:  # meanwhile; its socket may still take connections
+            connection.abort()
+            raise Unreachable("it was lost")
         return connection
 
     async def _connect_socket(self, sock: socket.socket) -> None:
@@ -318,8 +327,15 @@ class WorkerClient:
 
     def close(self) -> None:
         """Closes every connection; exchanges under way end with `WorkerGone`."""
+        self._lost = True
         for connection in tuple(self._open):
             connection.drop()
+
+    def read_out(self) -> None:
+        """The worker's process has ended: exchanges under way still get what it has sent, and then its end."""
+        self._lost = True
+        for connection in tuple(self._open):
+            connection.read_out()
 
     def retire(self) -> None:
         """Closes the connections that carry no exchange now, and each of the others when its exchange has ended."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from anyserve.agent.config import AgentConfig
@@ -128,13 +128,20 @@ class Workers:
 
     def drop(self, worker_id: str, reason: str) -> None:
         """A worker is lost: its exchanges fail, requests that wait go to what is left."""
+        self._lose(worker_id, reason, WorkerClient.close)
+
+    def ended(self, worker_id: str, reason: str) -> None:
+        """A worker's process has ended: it is lost, but replies that it had sent still count (`lifecycle.crash.*`)."""
+        self._lose(worker_id, reason, WorkerClient.read_out)
+
+    def _lose(self, worker_id: str, reason: str, end_connections: Callable[[WorkerClient], None]) -> None:
         known = self._known.get(worker_id)
         if known is None:
             return
         log.warning("worker lost", extra={"worker": worker_id, "reason": reason})
         removed = self._registry.unregister_worker(worker_id)
         self._forget(worker_id)
-        known.client.close()
+        end_connections(known.client)
         self._events.publish(EventType.WORKER_LOST, worker_id=worker_id, message=reason)
         self._removed(worker_id, removed)
 

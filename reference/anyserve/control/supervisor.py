@@ -30,7 +30,7 @@ class StartFailed(Exception):
     """The app did not come up; the message says why."""
 
 
-class AgentReadiness(Protocol):
+class InstanceAgent(Protocol):
     """What the supervisor needs of an agent."""
 
     def expect_workers(self, worker_ids: Collection[str]) -> None:
@@ -41,12 +41,19 @@ class AgentReadiness(Protocol):
         """Makes readiness wait for these workers no longer."""
         ...
 
+    def worker_ended(self, worker_id: str, reason: str) -> None:
+        """Drops a worker whose process has ended."""
+        ...
+
 
 class _Place:
     """One worker process that should be running."""
 
-    def __init__(self, launch_options: LaunchOptions, running: set[WorkerProcess], group: str | None) -> None:
+    def __init__(
+        self, launch_options: LaunchOptions, agent: InstanceAgent, running: set[WorkerProcess], group: str | None
+    ) -> None:
         self._launch_options = launch_options
+        self._agent = agent
         self._running = running
         self._backoff = FIRST_BACKOFF
         self._keeper: asyncio.Task[None] | None = None
@@ -62,7 +69,7 @@ class _Place:
     async def launch(self) -> WorkerProcess:
         """Starts a process for this place, without waiting for it or putting it here."""
         worker_id = f"worker-{secrets.token_hex(4)}"
-        process = await WorkerProcess.start(self._launch_options, worker_id, self.group)
+        process = await WorkerProcess.start(self._launch_options, worker_id, self.group, self._agent.worker_ended)
         self._running.add(process)
         process.when_ended(self._running.discard)
         return process
@@ -123,10 +130,10 @@ class Supervisor:
     Args:
         launch_options: how to start a worker.
         workers: processes per group.
-        agent: told for which workers readiness waits.
+        agent: told for which workers readiness waits, and which have ended.
     """
 
-    def __init__(self, launch_options: LaunchOptions, workers: int, agent: AgentReadiness) -> None:
+    def __init__(self, launch_options: LaunchOptions, workers: int, agent: InstanceAgent) -> None:
         self._launch_options = launch_options
         self._workers = workers
         self._agent = agent
@@ -147,7 +154,7 @@ class Supervisor:
         Raises:
             StartFailed: a worker ended before it had registered. No process is left.
         """
-        first = _Place(self._launch_options, self._running, None)
+        first = self._place(None)
         self._places = [first]
         try:
             first.process = await self._launch_expected(first)
@@ -251,9 +258,10 @@ class Supervisor:
         return bool(places)
 
     def _places_for(self, groups: Sequence[GroupInfo]) -> list[_Place]:
-        return [
-            _Place(self._launch_options, self._running, group.name) for group in groups for _ in range(self._workers)
-        ]
+        return [self._place(group.name) for group in groups for _ in range(self._workers)]
+
+    def _place(self, group: str | None) -> _Place:
+        return _Place(self._launch_options, self._agent, self._running, group)
 
     def _places_of(self, model_name: str) -> list[_Place]:
         return [place for place in self._places if model_name in self._models(place)]

@@ -31,6 +31,9 @@ KILL_MARGIN = 35.0
 LAST_WORDS = 1.0
 """Seconds to read what an ended process has reported."""
 MAX_REPORT_LINE = 1 << 20
+WORKER_ENVIRONMENT = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
+"""For what the user has not set. gRPC in a worker has threads at all times, with which its support of forks does
+nothing but write a line to standard error whenever a handler forks. It is read when grpc is imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +70,22 @@ class LoadedApp:
 
 
 class WorkerProcess:
-    """A running, or ended, worker process."""
+    """A running, or ended, worker process.
+
+    `start` makes one.
+    """
 
     def __init__(
-        self, worker_id: str, process: asyncio.subprocess.Process, report: asyncio.StreamReader, socket: str
+        self,
+        worker_id: str,
+        process: asyncio.subprocess.Process,
+        report: asyncio.StreamReader,
+        socket: str,
+        on_end: Callable[[str, str], None],
     ) -> None:
         self.worker_id = worker_id
         self._socket = socket
+        self._on_end = on_end
         self._process = process
         self._message = ""
         loop = asyncio.get_running_loop()
@@ -82,8 +94,16 @@ class WorkerProcess:
         self._listener = asyncio.create_task(self._listen(report))
 
     @classmethod
-    async def start(cls, options: LaunchOptions, worker_id: str, group: str | None) -> WorkerProcess:
+    async def start(
+        cls, options: LaunchOptions, worker_id: str, group: str | None, on_end: Callable[[str, str], None]
+    ) -> WorkerProcess:
         """Starts a process that serves one group of the app, the first for None.
+
+        Args:
+            options: how.
+            worker_id: its name.
+            group: the group's name.
+            on_end: told the worker id and how it ended, the moment it has.
 
         Raises:
             OSError: the operating system refuses.
@@ -92,7 +112,7 @@ class WorkerProcess:
         try:
             report = await _reader(read_end)
             # Secrets do not go on the command line, which others can read.
-            environment = {**os.environ, "ANYSERVE_INSTANCE_SECRET": options.instance_secret}
+            environment = {**WORKER_ENVIRONMENT, **os.environ, "ANYSERVE_INSTANCE_SECRET": options.instance_secret}
             if options.management_token is not None:
                 environment["ANYSERVE_MANAGEMENT_TOKEN"] = options.management_token
             process = await asyncio.create_subprocess_exec(
@@ -114,7 +134,7 @@ class WorkerProcess:
         finally:
             os.close(write_end)
         log.info("worker started", extra={"worker": worker_id, "pid": process.pid, "group": group or "first"})
-        return cls(worker_id, process, report, socket_path(options.socket_dir, worker_id))
+        return cls(worker_id, process, report, socket_path(options.socket_dir, worker_id), on_end)
 
     @property
     def status(self) -> int | None:
@@ -124,12 +144,14 @@ class WorkerProcess:
     @property
     def failure(self) -> str:
         """Why it ended, in one line."""
-        if self._message:
-            return self._message
+        return self._message or f"a worker process {self._ending}"
+
+    @property
+    def _ending(self) -> str:
         status = self._process.returncode
         if status is not None and status < 0:
-            return f"a worker process was killed by {signal.Signals(-status).name}"
-        return f"a worker process ended with status {status}"
+            return f"was killed by {signal.Signals(-status).name}"
+        return f"ended with status {status}"
 
     async def wait_loaded(self) -> LoadedApp | None:
         """What the app declares, once it is loaded; None if the process ended first."""
@@ -169,6 +191,7 @@ class WorkerProcess:
         await self._process.wait()
         with suppress(FileNotFoundError):
             os.unlink(self._socket)  # one that was killed could not
+        self._on_end(self.worker_id, f"its process {self._ending}")
         # The pipe ends with the process, unless a child that it forked still holds it.
         await asyncio.wait((reading,), timeout=LAST_WORDS)
         reading.cancel()

@@ -168,7 +168,7 @@ class _Runtime:
         stopping = asyncio.ensure_future(stop.wait())
         listening = asyncio.ensure_future(server.keep_listening(path, options.heartbeat_interval))
         await asyncio.wait((registering, stopping), return_when=asyncio.FIRST_COMPLETED)
-        status = self._why_stopped(registering)
+        status = self._why_stopped(registering, started=registrar.registered.is_set())
         tasks: tuple[asyncio.Future[Any], ...] = (registering, reporting, stopping, listening)
         for task in tasks:
             task.cancel()
@@ -180,12 +180,14 @@ class _Runtime:
         await registrar.close()
         return status
 
-    def _why_stopped(self, registering: asyncio.Future[None]) -> int:
+    def _why_stopped(self, registering: asyncio.Future[None], *, started: bool) -> int:
         if not registering.done():
             return 0  # SIGTERM
         error = registering.exception()
         if isinstance(error, Orphaned):
             log.warning("leaving", extra={"reason": str(error)})
+            if not started:
+                self._report.failed(str(error))
             return 0
         log.error("leaving", extra={"reason": str(error)})
         if not isinstance(error, Rejected):

@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 1024
 BACKLOG = 128
-PIPELINED_FRAMES = 16
+# Requests that come before their turn are kept up to either, which is about what one read brings; beyond it the
+# connection is closed (`frame.connections.early`). It is read all the time, to see when the agent closes it.
+EARLY_FRAMES = 16
+EARLY_BYTES = 1 << 18
 CUT_OFF = 1.0
 """Seconds for handlers on the event loop to end when they are cancelled."""
 
@@ -63,7 +66,7 @@ class Connection(asyncio.Protocol):
         except FrameTooLong as error:
             log.warning("closing a connection", extra={"reason": str(error)})
             self._transport.abort()
-        if len(self._frames) > PIPELINED_FRAMES:
+        if len(self._frames) > EARLY_FRAMES or self._early_bytes > EARLY_BYTES:
             log.warning("closing a connection", extra={"reason": "requests came before their turn"})
             self._transport.abort()
         self._wake()
@@ -87,6 +90,14 @@ class Connection(asyncio.Protocol):
     def idle(self) -> bool:
         """No exchange is under way and no part of a request has come."""
         return not self.busy and not self._frames and not self._decoder.unfinished
+
+    @property
+    def _early_bytes(self) -> int:
+        """What has come behind the request whose exchange is under way, or is the next."""
+        if not (self.busy or self._frames):
+            return 0
+        next_one = 0 if self.busy else len(self._frames[0])
+        return sum(map(len, self._frames)) - next_one + self._decoder.held
 
     @property
     def writable(self) -> bool:

@@ -100,7 +100,7 @@ def test_goaway(launch_agent: LaunchAgent) -> None:
     """An idle connection and one with a call are told by GOAWAY with NO_ERROR before the agent ends."""
     agent = launch_agent(grace=20)
     host, _, port = agent.place.target.rpartition(":")
-    options = {"patience": agent.patience, "transcript": agent.transcript}
+    options: dict[str, Any] = {"patience": agent.patience, "transcript": agent.transcript}
     idle = Http2Connection.connect(host, int(port), who="idle connection", **options)
     name = agent.name()
     worker = agent.worker(name)

@@ -76,7 +76,7 @@ def test_draining(launch_agent: Any) -> None:
 def reflection(agent: Agent, version: str) -> Stream:
     """A call of one version of the reflection service; their messages are the same on the wire."""
     client = agent.new_client(who="reflection client")
-    make = client.channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+    make: Any = client.channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
     return client.opened(Stream(client, "ServerReflectionInfo", make, proto.ServerReflectionResponse, {}))
 
 

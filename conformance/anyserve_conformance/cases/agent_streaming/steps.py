@@ -29,7 +29,7 @@ def under_way(agent: Agent, worker: ScriptedWorker, name: str, **fields: Any) ->
 
 def ask_final(name: str, **fields: Any) -> Any:
     """A request that asks to be told which response is the last."""
-    return wire.request(name, **{ASK_FINAL: True}, **fields)
+    return wire.request(name, triton_enable_empty_final_response=True, **fields)
 
 
 def error_code(reply: Reply) -> object:

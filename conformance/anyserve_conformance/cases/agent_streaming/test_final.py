@@ -8,7 +8,6 @@ from anyserve_conformance import wire
 from anyserve_conformance.agent import Agent
 from anyserve_conformance.cases.agent_streaming.steps import (
     ASK_FINAL,
-    FINAL,
     ask_final,
     error_code,
     final,
@@ -60,7 +59,7 @@ def test_the_workers_own_mark(agent: Agent) -> None:
     stream = agent.stream().send(ask_final(name)).end()
     exchange = worker.exchange()
     exchange.send(wire.stream_reply(i=0))
-    exchange.send(wire.stream_reply(i=1, **{FINAL: True}))
+    exchange.send(wire.stream_reply(i=1, triton_final_response=True))
     exchange.end()
     assert [final(reply) for reply in stream.replies()] == [False, True]
     stream.answer().expect_ok()
@@ -73,8 +72,8 @@ def test_what_the_worker_has_set_stays(agent: Agent) -> None:
     worker = streaming(agent, name)
     stream = agent.stream().send(ask_final(name)).end()
     exchange = worker.exchange()
-    exchange.send(wire.stream_reply(**{FINAL: True}))
-    exchange.send(wire.stream_reply(**{FINAL: "odd"}))
+    exchange.send(wire.stream_reply(triton_final_response=True))
+    exchange.send(wire.stream_reply(triton_final_response="odd"))
     exchange.end()
     assert [final(reply) for reply in stream.replies()] == [True, "odd", True]
     stream.answer().expect_ok()

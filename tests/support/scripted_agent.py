@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from _instance import short_directory, write_app
-from _processes import PATIENCE, Running
 
 from anyserve import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse, rpc
 from anyserve._proto import worker_management_pb2 as pb
+from support.command import write_app
+from support.processes import PATIENCE, Running, short_directory
 
 MANAGEMENT = pb.DESCRIPTOR.services_by_name["WorkerManagement"]
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +57,16 @@ def marked(mark: str) -> list[int]:
         except OSError:  # it has ended, or is another user's
             continue
     return found
+
+
+@contextmanager
+def short_directory() -> Iterator[str]:
+    """A private directory whose path is short enough for sockets."""
+    directory = tempfile.mkdtemp(prefix="as-", dir="/tmp")
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 class Running:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from _processes import PATIENCE, Running
 
 from anyserve import AnyserveClient, rpc
 from anyserve._proto import grpc_predict_v2_pb2
+from support.processes import PATIENCE, Running, short_directory
 
 KSERVE = grpc_predict_v2_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
@@ -163,16 +161,6 @@ class Instance(Running):
         if self.running:
             self.signal(number)
         return self.wait(timeout)
-
-
-@contextmanager
-def short_directory() -> Iterator[str]:
-    """A private directory whose path is short enough for sockets."""
-    directory = tempfile.mkdtemp(prefix="as-", dir="/tmp")
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def run(*arguments: str, directory: Path, env: Mapping[str, str] | None = None, timeout: float = PATIENCE) -> Running:

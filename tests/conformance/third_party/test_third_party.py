@@ -1,0 +1,79 @@
+"""The suite against servers that are not ours: what they fail is known, and nothing else.
+
+Tests the servers that are installed in this environment, and needs one at least.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SUITE = HERE.parents[2] / "conformance"
+GRPCIO_FAILS = HERE.parent / "control_known_failing.txt"  # both servers are on grpcio
+PACKAGES = ("mlserver", "kserve")
+# grpc.aio ends a call with such a message or does not, as its threads happen to run.
+UNSTEADY = "anyserve_conformance/cases/kserve_core/test_grpc_messages.py::test_unknown_flag_fails"
+START, RUN, STOP = 60.0, 300.0, 30.0  # seconds
+
+
+def installed() -> list[str]:
+    return [package for package in PACKAGES if importlib.util.find_spec(package)]
+
+
+def test_some_server_is_installed() -> None:
+    assert installed(), f"none of {' and '.join(PACKAGES)} is installed here"
+
+
+@pytest.fixture(params=installed())
+def server(request: pytest.FixtureRequest) -> Iterator[tuple[Path, int]]:
+    """The directory of a server that runs, and its port."""
+    directory = HERE / f"{request.param}_identity"
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    command = [sys.executable, str(directory / "serve.py"), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    killer = threading.Timer(START, process.kill)
+    killer.start()
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        killer.cancel()
+        assert line == f"serving on 127.0.0.1:{port}\n", f"{directory.name} says {line!r}"
+        yield directory, port
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP) == 0
+    finally:
+        killer.cancel()
+        process.kill()
+        process.communicate()
+
+
+def test_fails_what_is_known_and_nothing_else(server: tuple[Path, int], tmp_path: Path) -> None:
+    directory, port = server
+    known = tmp_path / "known_failing.txt"
+    known.write_text("".join(path.read_text() for path in (GRPCIO_FAILS, directory / known.name)))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", str(SUITE), "--profile", "kserve-core"),
+            *("--deselect", UNSTEADY),
+            *("--target", f"127.0.0.1:{port}", f"@{HERE / 'models.args'}", "--strict", "--patience", "3"),
+            *("--known-failing", str(known), "--report", str(tmp_path / "report")),
+        ],
+        timeout=RUN,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    print(done.stdout)  # the matrix of a run in CI's log, and the reasons when it fails
+    assert done.returncode == 0, f"{directory.name}: see above"
