@@ -1,3 +1,3 @@
-"""A conformance suite for KServe v2 gRPC servers, anyserve agents and anyserve workers. It imports nothing of anyserve."""
+"""A conformance suite for KServe v2 gRPC servers, anyserve agents and anyserve workers; it imports none of them."""
 
 __version__ = "0.1.0"

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from anyserve_conformance import proto
 from anyserve_conformance.patience import LONG, Patience
 from anyserve_conformance.transcript import Transcript
-from anyserve_conformance.wire import decoded, raw_bytes, shown
+from anyserve_conformance.wire import decoded, raw_bytes
 
 __all__ = ["Answer", "Call", "Client", "Reply", "Stream"]
 

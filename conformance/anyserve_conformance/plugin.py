@@ -29,7 +29,7 @@ pytest_plugins = ["anyserve_conformance.fixtures"]
 
 SETTINGS = pytest.StashKey[Settings]()
 SUBJECTS = pytest.StashKey[Subjects]()
-PROFILES_KEY = pytest.StashKey[tuple[str, ...]]()
+CHOSEN_PROFILES = pytest.StashKey[tuple[str, ...]]()
 KNOWN = pytest.StashKey[KnownFailing | None]()
 TRANSCRIPT = pytest.StashKey[Transcript]()
 STARTED = pytest.StashKey[float]()
@@ -86,7 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except (BadOption, ValueError, OSError) as error:
         pytest.exit(str(error), returncode=COULD_NOT)
     config.stash[SETTINGS] = settings
-    config.stash[PROFILES_KEY] = _profiles(config, settings)
+    config.stash[CHOSEN_PROFILES] = _profiles(config, settings)
     subjects = config.stash[SUBJECTS] = Subjects(settings, Patience(settings.patience))
     if not config.getoption("list_cases") and not config.option.collectonly and _is_controller(config):
         try:
@@ -161,7 +161,7 @@ class Case:
         module = item.module  # type: ignore[attr-defined]
         self.requirements: tuple[Requirement, ...] = tuple(catalogue()[name] for name in mark.args)
         self.title = doc.splitlines()[0] if doc else ""
-        self.look_at: str = mark.kwargs.get("look_at") or getattr(module, "LOOK_AT", "")
+        self.look_at = str(mark.kwargs.get("look_at") or getattr(module, "LOOK_AT", ""))
         self.needs: dict[str, Any] = mark.kwargs.get("needs", {})
         if not self.title or not self.look_at:
             raise BadOption(f"{item.nodeid} has no docstring, or nothing to look at")
@@ -208,7 +208,7 @@ def _is_wanted(case: Case, config: pytest.Config) -> bool:
     names = config.getoption("--requirement")
     if names and not any(fnmatch.fnmatchcase(r.name, name) for r in case.requirements for name in names):
         return False
-    return case.profile in config.stash[PROFILES_KEY]
+    return case.profile in config.stash[CHOSEN_PROFILES]
 
 
 def _check_known_failing(known: KnownFailing | None, ids: set[str]) -> None:
@@ -246,13 +246,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _run_header(config: pytest.Config, settings: Settings) -> dict[str, Any]:
+    profiles = config.stash[CHOSEN_PROFILES]
     what = settings.worker or settings.launch or settings.target or ""
-    name = config.getoption("--subject-name") or os.path.basename((shlex.split(what) or [what])[0])
+    name: str = config.getoption("--subject-name") or os.path.basename((shlex.split(what) or [what])[0])
     return {
         "suite": __version__,
         "subject": {"kind": settings.kind, "name": name, "command": what},
         "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "profiles": list(config.stash[PROFILES_KEY]),
+        "profiles": list(profiles),
         "patience": settings.patience,
         "strict": bool(config.option.strict),
         "options": dict(settings.options or {}),
@@ -276,7 +277,7 @@ def pytest_runtest_makereport(
     _judge(record, case, item.config)
     if record["outcome"] in {"expected-fail", "fail"} and not record["counts"]:
         report.outcome = "skipped"
-        report.wasxfail = record["reason"]  # type: ignore[attr-defined]
+        report.wasxfail = record["reason"]
     elif record["outcome"] == "unexpected-pass":
         report.outcome = "failed"
         report.longrepr = record["reason"]

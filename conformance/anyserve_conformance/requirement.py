@@ -75,7 +75,7 @@ def _mark(names: tuple[str, ...], look_at: str, needs: Mapping[str, object] | No
     return pytest.mark.requirement(*names, look_at=look_at, needs=dict(needs or {}))
 
 
-class NotApplicable(Skipped):  # type: ignore[misc]  # made by a decorator that mypy does not see through
+class NotApplicable(Skipped):  # type: ignore[misc]
     """The case asks for something that this subject need not have."""
 
 

@@ -225,10 +225,8 @@ class WorkerUnderTest:
 
     def registration(self, model: str) -> Any:
         """The registration of a test model; without it the case is not applicable."""
-        for request in self.registrations():
-            if model in (request.model_name, request.capability.get("type")):
-                return request
-        not_applicable(f"the worker serves no {model}")
+        found = [r for r in self.registrations() if model in (r.model_name, r.capability.get("type"))]
+        return found[0] if found else not_applicable(f"the worker serves no {model}")
 
     def request(self, model: str, *, request_id: str = "", raw: bytes = b"", **parameters: wire.Parameter) -> Any:
         """A request for a test model, with what an agent appends."""

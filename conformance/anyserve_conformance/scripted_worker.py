@@ -26,7 +26,7 @@ from google.protobuf.message import Message
 from anyserve_conformance import proto
 from anyserve_conformance.patience import LONG, Patience
 from anyserve_conformance.transcript import Transcript
-from anyserve_conformance.wire import decoded, frame, raw_bytes, shown
+from anyserve_conformance.wire import decoded, frame, raw_bytes
 
 __all__ = ["Connection", "Exchange", "ScriptedWorker"]
 

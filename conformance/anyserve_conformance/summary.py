@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyserve_conformance.results import COULD_NOT, CONFORMS, OUTCOMES, Recorder
+from anyserve_conformance.results import CONFORMS, COULD_NOT, OUTCOMES, Recorder
 
 if TYPE_CHECKING:
     from anyserve_conformance.plugin import Case

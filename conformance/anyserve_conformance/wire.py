@@ -23,7 +23,6 @@ __all__ = [
     "raw_bytes",
     "reply",
     "request",
-    "shown",
     "stream_reply",
     "varint",
 ]
@@ -136,19 +135,11 @@ def capability_text(capability: Mapping[str, str]) -> str:
     return ",".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in sorted(capability.items()))
 
 
-def shown(message: Message) -> str:
-    """A message as text for people; of a great one only what it is."""
-    size = message.ByteSize()
-    if size > MAX_SHOWN:
-        return f"(a {message.DESCRIPTOR.name} of {size} bytes)"
-    return str(message).strip() or "(empty)"
-
-
 def decoded(message_class: Any, payload: bytes) -> str:
     """Bytes as the text of a message; says so when they are none."""
     if len(payload) > MAX_SHOWN:
         return f"({len(payload)} bytes, for a {message_class.DESCRIPTOR.name})"
     try:
-        return shown(message_class.FromString(payload))
+        return str(message_class.FromString(payload)).strip() or "(empty)"
     except DecodeError:
         return f"(not a {message_class.DESCRIPTOR.name})"

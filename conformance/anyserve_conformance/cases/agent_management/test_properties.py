@@ -192,7 +192,7 @@ class Management(RuleBasedStateMachine):
     @rule(number=numbers, where=st.integers(0, 1), name=names, wrong=st.sampled_from(("platform", "address")))
     def register_badly(self, number: int, where: int, name: str, wrong: str) -> None:
         """Is refused, and changes nothing."""
-        fields = {"platform": "\n"} if wrong == "platform" else {"worker_address": "tcp://127.0.0.1:1"}
+        fields: dict[str, Any] = {"platform": "\n"} if wrong == "platform" else {"worker_address": "tcp://127.0.0.1:1"}
         socket = self.places[number][where].socket
         fields["worker_id"] = self.ids[number]
         self.management.refused(self.management.registration(socket, self.agent.name(name), priority=5, **fields))
@@ -346,4 +346,11 @@ def test_any_order_of_changes(agent: Agent) -> None:
             socket.answer = answers(socket.worker_id)
         places.append([Place(socket) for socket in sockets])
     bounds = settings(stateful_step_count=STEPS, phases=(Phase.generate,), report_multiple_bugs=False)
-    run_state_machine_as_test(lambda: Management(agent, places), settings=bounds)
+
+    class Machine(Management):
+        """Over this agent."""
+
+        def __init__(self) -> None:
+            super().__init__(agent, places)
+
+    run_state_machine_as_test(Machine, settings=bounds)
