@@ -73,6 +73,9 @@ class Agent:
         self.client = self.new_client(who="client")
         self.management = self.new_management()
 
+    def __repr__(self) -> str:
+        return "the agent"
+
     # Names and options
 
     def name(self, base: str = "model") -> str:

@@ -300,6 +300,9 @@ class Client:
         self.channel = grpc.insecure_channel(target, options=options)
         self._streams: list[Stream] = []
 
+    def __repr__(self) -> str:
+        return self.who
+
     def start(
         self,
         name: str,

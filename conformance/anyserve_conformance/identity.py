@@ -12,6 +12,7 @@ from anyserve_conformance.transcript import Transcript
 
 __all__ = ["identity", "serve_identities"]
 
+VERSION = "1"
 # FP32 first: `model` is the first.
 TENSORS = (
     "FP32",
@@ -52,9 +53,9 @@ def serve_identities(subjects: Subjects) -> Iterator[list[ModelSpec]]:
         inputs: list[tuple[TensorSpec, ...]] = [(TensorSpec("INPUT0", datatype, (-1,)),) for datatype in TENSORS]
         inputs.append((TensorSpec("INPUT0", "FP32", (2, 3)), TensorSpec("INPUT1", "BYTES", (-1,))))
         for tensors in inputs:
-            spec = ModelSpec(agent.name("-".join(t.datatype.lower() for t in tensors)), "", tensors)
+            spec = ModelSpec(agent.name("-".join(t.datatype.lower() for t in tensors)), VERSION, tensors)
             metadata = [proto.TensorMetadata(name=t.name, datatype=t.datatype, shape=t.shape) for t in tensors]
-            agent.management.register(worker, spec.name, inputs=metadata, outputs=metadata, max_concurrency=64)
+            agent.management.register(worker, spec.name, VERSION, inputs=metadata, outputs=metadata, max_concurrency=64)
             specs.append(spec)
         yield specs
     finally:

@@ -30,7 +30,7 @@ pytest_plugins = ["anyserve_conformance.fixtures"]
 SETTINGS = pytest.StashKey[Settings]()
 SUBJECTS = pytest.StashKey[Subjects]()
 CHOSEN_PROFILES = pytest.StashKey[tuple[str, ...]]()
-KNOWN = pytest.StashKey[KnownFailing | None]()
+KNOWN = pytest.StashKey[KnownFailing]()
 TRANSCRIPT = pytest.StashKey[Transcript]()
 STARTED = pytest.StashKey[float]()
 
@@ -43,7 +43,6 @@ FLAGS = (
     ("--management-token", "TOKEN", "the token that the target's management port asks for"),
     ("--launch", "COMMAND", "starts an agent; {port} and {management_port} stand for its ports"),
     ("--worker", "COMMAND", "starts a worker; {management} stands for HOST:PORT, {socket_dir} for a directory"),
-    ("--known-failing", "FILE", "cases that are expected to fail: `case-id  reason` a line"),
     ("--report", "DIR", "writes report.jsonl, junit.xml and report.html there"),
     ("--subject-name", "TEXT", "the subject's name in reports"),
 )
@@ -51,6 +50,7 @@ LISTS = (
     ("--profile", "NAME", f"runs only this profile; may be repeated: {', '.join(PROFILES)}"),
     ("--requirement", "NAME", "runs only cases of this requirement, or of `frame.*`; may be repeated"),
     ("--model", "MODEL", "an identity model of the target: NAME[@VERSION]=INPUT:DATATYPE:SHAPE[,…]; may be repeated"),
+    ("--known-failing", "FILE", "cases that are expected to fail: `case-id  reason` a line; may be repeated"),
     ("--option", "NAME=VALUE", "an option value that the target runs with, such as queue-size=4; may be repeated"),
 )
 
@@ -74,6 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "database": None,
         "deadline": None,
         "suppress_health_check": list(hypothesis.HealthCheck),
+        "report_multiple_bugs": False,
     }
     hypothesis.settings.register_profile("conformance", max_examples=25, derandomize=True, **profile)
     hypothesis.settings.register_profile("long", max_examples=2_000, **profile)
@@ -81,8 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
         hypothesis.settings.load_profile("conformance")
     try:
         settings = _settings(config)
-        known = config.getoption("--known-failing")
-        config.stash[KNOWN] = read_known_failing(Path(known)) if known else None
+        config.stash[KNOWN] = read_known_failing(*map(Path, config.getoption("--known-failing")))
     except (BadOption, ValueError, OSError) as error:
         pytest.exit(str(error), returncode=COULD_NOT)
     config.stash[SETTINGS] = settings
@@ -211,10 +211,10 @@ def _is_wanted(case: Case, config: pytest.Config) -> bool:
     return case.profile in config.stash[CHOSEN_PROFILES]
 
 
-def _check_known_failing(known: KnownFailing | None, ids: set[str]) -> None:
-    for case in known.reasons if known else ():
+def _check_known_failing(known: KnownFailing, ids: set[str]) -> None:
+    for case, entry in known.items():
         if case not in ids:
-            raise BadOption(f"{known.path if known else ''}: there is no case {case}")
+            raise BadOption(f"{entry.where}: there is no case {case}")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -282,7 +282,7 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = record["reason"]
     if record["outcome"] == "error":
-        record["reason"] += f"\n\n{item.repr_failure(call.excinfo, style='long')}" if call.excinfo else ""
+        record["reason"] += f"\n\n{call.excinfo.getrepr(style='long')}" if call.excinfo else ""
     report.conformance = record  # type: ignore[attr-defined]
     return report
 
@@ -334,12 +334,12 @@ def _reason(error: BaseException) -> str:
 
 def _judge(record: dict[str, Any], case: Case, config: pytest.Config) -> None:
     """Applies --known-failing and --strict."""
-    known = config.stash[KNOWN]
-    reason = known.reasons.get(case.id) if known else None
-    if reason is not None and record["outcome"] == "fail":
-        record.update(outcome="expected-fail", counts=False, reason=f"{reason} | {record['reason']}")
-    elif reason is not None and record["outcome"] == "pass":
-        record.update(outcome="unexpected-pass", reason=f"it passes, and is listed as failing because: {reason}")
+    known = config.stash[KNOWN].get(case.id)
+    if known is not None and record["outcome"] == "fail":
+        record.update(outcome="expected-fail", counts=False, reason=f"{known.reason} | {record['reason']}")
+    elif known is not None and record["outcome"] == "pass" and not known.sometimes:
+        reason = f"it passes, and is listed as failing because: {known.reason}"
+        record.update(outcome="unexpected-pass", reason=reason)
     elif record["outcome"] == "fail" and case.main.keyword != "MUST":
         record["counts"] = bool(config.option.strict)
 

@@ -15,7 +15,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from hpack import Decoder, Encoder
 from hpack.exceptions import HPACKError
@@ -34,29 +34,11 @@ from anyserve_conformance.http2_rules import (
 )
 from anyserve_conformance.patience import LONG, Patience
 from anyserve_conformance.raw_grpc import ERRORS, LIVE, GrpcAnswer, Header, error_name, prefixed, request_headers
+from anyserve_conformance.transcript import Transcript
 
-__all__ = ["PREFACE", "Connect", "Http2Connection", "Recorder"]
+__all__ = ["PREFACE", "Connect", "Http2Connection"]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-
-class Recorder(Protocol):
-    """Where it is recorded what went over the wire."""
-
-    def sent(self, who: str, what: str, data: bytes = b"", decoded: str = "") -> None: ...
-    def received(self, who: str, what: str, data: bytes = b"", decoded: str = "") -> None: ...
-    def note(self, who: str, what: str) -> None: ...
-
-
-class _Nowhere:
-    def sent(self, who: str, what: str, data: bytes = b"", decoded: str = "") -> None:
-        """Not recorded."""
-
-    def received(self, who: str, what: str, data: bytes = b"", decoded: str = "") -> None:
-        """Not recorded."""
-
-    def note(self, who: str, what: str) -> None:
-        """Not recorded."""
 
 
 class Http2Connection:
@@ -70,7 +52,7 @@ class Http2Connection:
         sock: socket.socket,
         *,
         patience: Patience,
-        transcript: Recorder | None = None,
+        transcript: Transcript | None = None,
         who: str = "client",
         auto_window: bool = True,
         parse: bool = True,
@@ -95,7 +77,7 @@ class Http2Connection:
         self.settings_acks = 0
         self._socket = sock
         self._socket.setblocking(False)
-        self._record: Recorder = transcript or _Nowhere()
+        self._record = transcript or Transcript()
         self._decoder = Decoder()
         self._in = bytearray()
         self._out = bytearray()
@@ -392,7 +374,9 @@ class Http2Connection:
             case frames.DataFrame():
                 self._take_data(received)
             case frames.RstStreamFrame():
-                self._answer_on(received).reset = received.error_code
+                answer = self._answer_on(received)
+                if answer.reset is None:  # a later one answers frames that were under way
+                    answer.reset = received.error_code
             case frames.SettingsFrame():
                 self._take_settings(received)
             case frames.WindowUpdateFrame():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OUTCOMES", "KnownFailing", "Recorder", "exit_status", "read_known_failing"]
+__all__ = ["OUTCOMES", "Known", "KnownFailing", "Recorder", "exit_status", "read_known_failing"]
 
 OUTCOMES = ("pass", "fail", "expected-fail", "unexpected-pass", "skipped", "not-applicable", "error")
 
@@ -17,32 +17,39 @@ CONFORMS, DOES_NOT, COULD_NOT = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class KnownFailing:
-    """Cases that are expected to fail: case id -> reason."""
+class Known:
+    """One case that is expected to fail."""
 
-    path: Path
-    reasons: Mapping[str, str]
+    reason: str
+    where: str
+    sometimes: bool
+    """It may pass as well."""
 
 
-def read_known_failing(path: Path) -> KnownFailing:
-    """Reads a list: `case-id  reason` a line, `#` before comments.
+KnownFailing = Mapping[str, Known]
+
+
+def read_known_failing(*paths: Path) -> KnownFailing:
+    """Reads lists: `case-id  reason` a line, `#` before comments; `?case-id` may pass as well.
 
     Raises:
         ValueError: a line has no reason, or a case stands twice.
-        OSError: the file cannot be read.
+        OSError: a file cannot be read.
     """
-    reasons: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        case, _, reason = text.partition(" ")
-        if not reason.strip():
-            raise ValueError(f"{path}:{number}: {case} has no reason behind it")
-        if case in reasons:
-            raise ValueError(f"{path}:{number}: {case} stands twice")
-        reasons[case] = reason.strip()
-    return KnownFailing(path, reasons)
+    found: dict[str, Known] = {}
+    for path in paths:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            text, where = line.strip(), f"{path}:{number}"
+            if not text or text.startswith("#"):
+                continue
+            case, _, reason = text.partition(" ")
+            if not reason.strip():
+                raise ValueError(f"{where}: {case} has no reason behind it")
+            name = case.removeprefix("?")
+            if name in found:
+                raise ValueError(f"{where}: {name} stands twice")
+            found[name] = Known(reason.strip(), where, case.startswith("?"))
+    return found
 
 
 def exit_status(records: Iterable[Mapping[str, Any]]) -> int:

@@ -205,6 +205,9 @@ class WorkerUnderTest:
                 self.close()
                 raise CannotStart(f"{error}; it printed:\n{output or '(nothing)'}") from None
 
+    def __repr__(self) -> str:
+        return "the worker"
+
     @property
     def transcript(self) -> Transcript:
         """That of the case that uses it now."""

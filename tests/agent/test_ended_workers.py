@@ -1,13 +1,16 @@
-"""Workers of which the agent is told that their process has ended: dropped at once, what they had sent still counts."""
+"""Workers of which the agent is told that their process has ended: dropped at once, what they had sent still counts;
+what a worker served that is to be started anew is UNAVAILABLE until it is."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Awaitable, Callable
 from fcntl import ioctl
 from termios import TIOCOUTQ
 
 import pytest
 
+from anyserve._proto import grpc_predict_v2_pb2 as kserve
 from anyserve._proto import worker_management_pb2 as pb
 from anyserve.errors import Code
 from support.client import Client, Management, failure
@@ -123,3 +126,132 @@ async def test_a_request_that_it_had_not_taken_goes_to_another(instance: Instanc
     await instance.worker("m", answer=lambda _: reply(request_id="left"))
     instance.agent.worker_ended("ended", REASON)
     assert (await call).id == "left"
+
+
+async def ends(instance: Instance) -> None:
+    instance.agent.worker_ended("kept", REASON)
+
+
+async def leaves(instance: Instance) -> None:
+    await instance.unregister("kept")
+    instance.agent.worker_ended("kept", REASON)
+
+
+async def breaks_the_framing(instance: Instance) -> None:
+    for _ in range(3):
+        assert (await instance.client.refused(request("bad"))).code is Code.INTERNAL
+    instance.agent.worker_ended("kept", REASON)
+
+
+@pytest.mark.parametrize("go", [ends, leaves, breaks_the_framing])
+async def test_what_a_kept_worker_served_is_unavailable_until_one_is_back(
+    instance: Instance, client: Client, management: Management, go: Callable[[Instance], Awaitable[None]]
+) -> None:
+    instance.agent.keep_worker("place", "kept")
+    kept = instance.new_worker("kept", script=lambda connection: connection.send(b"!"))
+    await management.register(kept, "m", "2", capability={"type": "chat", "lang": "de"})
+    await management.register(kept, "bad")
+    assert await management.heartbeat("kept")
+    await go(instance)
+    assert (await client.refused(request("m"))).code is Code.UNAVAILABLE
+    assert (await client.refused(request("m", version="2"))).code is Code.UNAVAILABLE
+    assert (await client.refused(request(), query={"lang": "d*"})).code is Code.UNAVAILABLE
+    stream = client.stream()
+    await stream.send(request("m"))
+    told = (await stream.receive()).infer_response.parameters["anyserve_error_code"].int64_param
+    assert told == Code.UNAVAILABLE
+    for elsewhere in (client.infer(request("m", version="1")), client.infer(request("n"))):
+        assert (await failure(elsewhere)).code is Code.NOT_FOUND
+    assert not (await client.ModelReady(kserve.ModelReadyRequest(name="m"))).ready
+    assert (await failure(client.ModelMetadata(kserve.ModelMetadataRequest(name="m")))).code is Code.NOT_FOUND
+    instance.agent.keep_worker("place", "new")
+    new = await instance.worker("m", "2", worker_id="new", answer=lambda _: reply(request_id="new"))
+    assert (await client.infer(request("m"))).id == "new"
+    assert (await client.refused(request("bad"))).code is Code.UNAVAILABLE  # not yet all that it serves
+    assert await management.heartbeat(new.worker_id)
+    assert (await client.refused(request("bad"))).code is Code.NOT_FOUND
+
+
+async def test_what_no_worker_is_kept_for_is_not_found(instance: Instance, client: Client) -> None:
+    for place, worker_id in (("a", "stopped"), ("b", "replaced")):
+        instance.agent.keep_worker(place, worker_id)
+        await instance.worker(worker_id, worker_id=worker_id)
+        await instance.management.heartbeat(worker_id)
+    await instance.worker("foreign", worker_id="foreign")
+    instance.agent.worker_ended("foreign", REASON)
+    assert (await client.refused(request("foreign"))).code is Code.NOT_FOUND
+    instance.agent.worker_ended("stopped", REASON)
+    assert (await client.refused(request("stopped"))).code is Code.UNAVAILABLE
+    instance.agent.keep_worker("a", None)
+    assert (await client.refused(request("stopped"))).code is Code.NOT_FOUND
+    await instance.worker("other", worker_id="new")
+    instance.agent.keep_worker("b", "new")
+    await instance.unregister("replaced")
+    assert (await client.refused(request("replaced"))).code is Code.NOT_FOUND
+
+
+async def test_a_worker_that_is_kept_when_it_is_there_already_leaves_nothing_to_wait_for(
+    instance: Instance, client: Client
+) -> None:
+    """At a reload the new worker has registered before it takes the place of the old."""
+    instance.agent.keep_worker("place", "old")
+    await instance.worker("gone", worker_id="old")
+    instance.agent.worker_ended("old", REASON)
+    await instance.worker("m", worker_id="new")
+    await instance.management.heartbeat("new")
+    assert (await client.refused(request("gone"))).code is Code.UNAVAILABLE
+    instance.agent.keep_worker("place", "new")
+    assert (await client.refused(request("gone"))).code is Code.NOT_FOUND
+
+
+async def test_workers_that_die_again_before_they_have_registered_all(instance: Instance, client: Client) -> None:
+    for worker_id in ("first", "second", "third"):
+        instance.agent.keep_worker("place", worker_id)
+        await instance.worker("m", worker_id=worker_id)
+        if worker_id == "first":
+            await instance.worker("n", worker_id=worker_id)
+        instance.agent.worker_ended(worker_id, REASON)
+        for model in ("m", "n"):
+            assert (await client.refused(request(model))).code is Code.UNAVAILABLE
+
+
+async def test_what_is_left_serves_although_a_kept_worker_has_gone(instance: Instance, client: Client) -> None:
+    instance.agent.keep_worker("place", "kept")
+    await instance.worker("m", worker_id="kept", priority=1)
+    await instance.worker("m", worker_id="left", answer=lambda _: reply(request_id="left"))
+    instance.agent.worker_ended("kept", REASON)
+    assert (await client.infer(request("m"))).id == "left"
+
+
+async def test_model_infer_of_what_streams_stays_unimplemented(instance: Instance, client: Client) -> None:
+    """It would be, too, when the worker is back: to try again does not help."""
+    instance.agent.keep_worker("place", "kept")
+    await instance.worker("tokens", worker_id="kept", stream=True)
+    instance.agent.worker_ended("kept", REASON)
+    assert (await client.refused(request("tokens"))).code is Code.UNIMPLEMENTED
+    stream = client.stream()
+    await stream.send(request("tokens"))
+    told = (await stream.receive()).infer_response.parameters["anyserve_error_code"].int64_param
+    assert told == Code.UNAVAILABLE
+
+
+async def test_a_registration_that_comes_after_the_end_is_refused(
+    instance: Instance, client: Client, management: Management
+) -> None:
+    """It was on its way when the process ended; who takes it waits for a worker that is not there."""
+    worker = await instance.worker("m", worker_id="ended")
+    instance.agent.worker_ended("ended", REASON)
+    refused = await failure(management.register(worker, "m"))
+    assert (refused.code, "ended" in refused.message) == (Code.FAILED_PRECONDITION, True)
+    assert await management.workers() == {}
+    assert (await client.refused(request("m"))).code is Code.NOT_FOUND
+
+
+async def test_of_ended_workers_a_bounded_number_is_remembered(instance: Instance, management: Management) -> None:
+    worker = instance.new_worker("ended")
+    instance.agent.worker_ended("ended", REASON)
+    for number in range(1023):
+        instance.agent.worker_ended(f"ended-{number}", REASON)
+    assert (await failure(management.register(worker, "m"))).code is Code.FAILED_PRECONDITION
+    instance.agent.worker_ended("one-more", REASON)
+    await management.register(worker, "m")

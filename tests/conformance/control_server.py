@@ -136,6 +136,7 @@ def main() -> None:
     server.add_generic_rpc_handlers((handlers(Messages()),))
     server.add_insecure_port(f"{options.host}:{options.port}")
     server.start()
+    print(f"serving on {options.host}:{options.port}", flush=True)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     server.stop(grace=1).wait()
 

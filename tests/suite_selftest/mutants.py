@@ -442,7 +442,7 @@ _SERVING = [
     ),
     Mutant(
         "streaming-not-named", "serving.infer.streaming-capability", "agent.dispatcher",
-        "if target.unary_only and self._registry.resolve(target.streaming_too()).tiers:", "if False:",
+        "if target.unary_only and (self._registry.resolve(every).tiers or workers.expected_to_serve(every)):", "if False:",
     ),
     Mutant(
         "deadline-ignored", "serving.infer.deadline", "agent.dispatcher",
@@ -586,7 +586,7 @@ _WORKERS = [
     ),
     Mutant(
         "worker-just-goes", "lifecycle.worker.leave", "worker.registration",
-        '            await self._stub["UnregisterWorker"](', '            await self._stub["Heartbeat"](', "worker",
+        '            await self._call("UnregisterWorker", ', '            await self._call("Heartbeat", ', "worker",
     ),
     Mutant(
         "worker-takes-no-for-yes", "manage.register.refused", "worker.registration",

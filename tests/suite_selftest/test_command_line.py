@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from suite import AGENT, CASES, ROOT, cases, outcomes, run
+from support.suite import AGENT, CASES, ROOT, cases, outcomes, run
 
 RUN_MUTANT = Path(__file__).with_name("run_mutant.py")
 SERVING = str(CASES / "agent_serving")

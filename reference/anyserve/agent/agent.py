@@ -90,6 +90,13 @@ class Agent:
         """Makes readiness wait for these workers no longer."""
         self._workers.expect_no_more(worker_ids)
 
+    def keep_worker(self, place: str, worker_id: str | None) -> None:
+        """The instance keeps a worker running at a place, and now it is this one; None: it does so no longer.
+
+        While a worker that is kept is not there its requests get UNAVAILABLE (`lifecycle.crash.unavailable`).
+        """
+        self._workers.keep(place, worker_id)
+
     def worker_ended(self, worker_id: str, reason: str) -> None:
         """Drops a worker whose process has ended, unless it has taken its leave (`lifecycle.crash.dropped`)."""
         self._workers.ended(worker_id, reason)

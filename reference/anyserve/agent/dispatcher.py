@@ -228,7 +228,12 @@ class Dispatcher:
             raise
 
     def _no_match(self, target: Target) -> InferenceError:
-        if target.unary_only and self._registry.resolve(target.streaming_too()).tiers:
+        workers, every = self._workers, target.streaming_too()
+        if workers.expected_to_serve(target):
+            return InferenceError(
+                Code.UNAVAILABLE, f"{target}: the worker that serves it has gone and is expected back"
+            )
+        if target.unary_only and (self._registry.resolve(every).tiers or workers.expected_to_serve(every)):
             return InferenceError(Code.UNIMPLEMENTED, f"{target} streams its replies: use ModelStreamInfer")
         if target.query is not None:
             return InferenceError(Code.NOT_FOUND, f"no worker serves {target}")

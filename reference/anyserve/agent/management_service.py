@@ -19,7 +19,7 @@ from anyserve.agent.events import Event, EventLog, EventType, TooManyWatchers, W
 from anyserve.agent.grpc_calls import Context, aborting, carries, until
 from anyserve.agent.queues import Admission
 from anyserve.agent.registry import Registration, Registry, RegistryFull, TensorMetadata
-from anyserve.agent.workers import KnownWorker, Workers
+from anyserve.agent.workers import KnownWorker, WorkerEnded, Workers
 from anyserve.capability import Capability, InvalidCapability
 from anyserve.errors import Code, InferenceError
 from anyserve.wire import MAX_CONCURRENCY, MAX_SOCKET_PATH
@@ -78,6 +78,8 @@ class ManagementService:
             self._workers.register(registration_of(request))
         except RegistryFull as error:
             raise InferenceError(Code.RESOURCE_EXHAUSTED, str(error)) from error
+        except WorkerEnded as error:
+            raise InferenceError(Code.FAILED_PRECONDITION, str(error)) from error
         return pb.RegisterModelResponse(success=True, message="registered")
 
     def unregister_model(self, request: pb.UnregisterModelRequest) -> pb.UnregisterModelResponse:

@@ -11,18 +11,25 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
+from anyserve.agent.absent import Absent
 from anyserve.agent.config import AgentConfig
 from anyserve.agent.events import EventLog, EventType
 from anyserve.agent.queues import Admission
-from anyserve.agent.registry import Registration, Registry
+from anyserve.agent.registry import Registration, Registry, Target
 from anyserve.agent.worker_client import Unreachable, WorkerClient
 
-__all__ = ["KnownWorker", "Workers"]
+__all__ = ["KnownWorker", "WorkerEnded", "Workers"]
 
 log = logging.getLogger(__name__)
 
 VIOLATION_LIMIT = 3
 """So many protocol violations in a row, and a worker is dropped (`frame.violation.limit`)."""
+ENDED_REMEMBERED = 1024
+"""Of so many ended processes the agent knows that a registration in their name comes too late."""
+
+
+class WorkerEnded(Exception):
+    """The process that registers has ended: what it has sent came too late (`lifecycle.crash.late`)."""
 
 
 @dataclass(slots=True)
@@ -56,6 +63,8 @@ class Workers:
         self._known: dict[str, KnownWorker] = {}
         self._launched = _Launched()
         self._launched.all_there.set()
+        self._absent = Absent(max_workers=config.max_workers, max_registrations=config.max_registrations)
+        self._ended: dict[str, None] = {}  # worker ids, the latest last
 
     def __iter__(self) -> Iterator[KnownWorker]:
         return iter(self._known.values())
@@ -77,6 +86,17 @@ class Workers:
         if not self._launched.waiting:
             self._launched.all_there.set()
 
+    def keep(self, place: str, worker_id: str | None) -> None:
+        """The instance keeps a worker running at a place, and now it is this one; None: it does so no longer."""
+        self._absent.keep(place, worker_id)
+        known = self._known.get(worker_id) if worker_id is not None else None
+        if known is not None and known.last_heartbeat is not None:
+            self._absent.there(known.worker_id)
+
+    def expected_to_serve(self, target: Target) -> bool:
+        """Whether a kept worker that is not there would serve it (`lifecycle.crash.unavailable`)."""
+        return self._absent.serves(target)
+
     def client(self, worker_id: str) -> WorkerClient | None:
         """The connections to a worker; None if it has gone."""
         known = self._known.get(worker_id)
@@ -87,7 +107,10 @@ class Workers:
 
         Raises:
             RegistryFull: nothing was changed.
+            WorkerEnded: nothing was changed.
         """
+        if registration.worker_id in self._ended:
+            raise WorkerEnded(f"the process of worker {registration.worker_id!r} has ended")
         self._registry.register(registration)
         known = self._known.get(registration.worker_id)
         if known is not None and known.client.path != registration.socket_path:
@@ -120,7 +143,9 @@ class Workers:
         """A worker takes its leave: exchanges under way go on, no more are sent; False if it was unknown."""
         if worker_id not in self._known:
             return False
-        self._removed(worker_id, self._registry.unregister_worker(worker_id))
+        removed = self._registry.unregister_worker(worker_id)
+        self._absent.gone(worker_id, removed)
+        self._removed(worker_id, removed)
         self._forget(worker_id)
         self._events.publish(EventType.WORKER_UNREGISTERED, worker_id=worker_id)
         log.info("unregistered", extra={"worker": worker_id})
@@ -132,6 +157,9 @@ class Workers:
 
     def ended(self, worker_id: str, reason: str) -> None:
         """A worker's process has ended: it is lost, but replies that it had sent still count (`lifecycle.crash.*`)."""
+        self._ended[worker_id] = None
+        if len(self._ended) > ENDED_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
         self._lose(worker_id, reason, WorkerClient.read_out)
 
     def _lose(self, worker_id: str, reason: str, end_connections: Callable[[WorkerClient], None]) -> None:
@@ -140,6 +168,7 @@ class Workers:
             return
         log.warning("worker lost", extra={"worker": worker_id, "reason": reason})
         removed = self._registry.unregister_worker(worker_id)
+        self._absent.gone(worker_id, removed)
         self._forget(worker_id)
         end_connections(known.client)
         self._events.publish(EventType.WORKER_LOST, worker_id=worker_id, message=reason)
@@ -151,6 +180,7 @@ class Workers:
         if known is None:
             return False
         known.last_heartbeat = now
+        self._absent.there(worker_id)
         self.expect_no_more((worker_id,))
         return True
 

@@ -41,6 +41,10 @@ class InstanceAgent(Protocol):
         """Makes readiness wait for these workers no longer."""
         ...
 
+    def keep_worker(self, place: str, worker_id: str | None) -> None:
+        """A place has a worker that is kept running; None: no longer."""
+        ...
+
     def worker_ended(self, worker_id: str, reason: str) -> None:
         """Drops a worker whose process has ended."""
         ...
@@ -57,6 +61,7 @@ class _Place:
         self._running = running
         self._backoff = FIRST_BACKOFF
         self._keeper: asyncio.Task[None] | None = None
+        self._name = secrets.token_hex(4)  # the agent knows it by that
         self.group = group
         """The group's name; None for the first, until the app is loaded."""
         self.process: WorkerProcess | None = None
@@ -74,9 +79,14 @@ class _Place:
         process.when_ended(self._running.discard)
         return process
 
+    def put(self, process: WorkerProcess) -> None:
+        """Puts a process here; the agent is told that it is meant to stay."""
+        self.process = process
+        self._agent.keep_worker(self._name, process.worker_id)
+
     def keep(self, process: WorkerProcess) -> None:
         """Puts a process here and from now on restarts it when it ends."""
-        self.process = process
+        self.put(process)
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
 
@@ -86,6 +96,7 @@ class _Place:
             self._keeper.cancel()
             await asyncio.wait((self._keeper,))
             self._keeper = None
+        self._agent.keep_worker(self._name, None)
         if self.process is not None:
             await self.process.stop(self._launch_options.grace)
             self.process = None
@@ -95,7 +106,8 @@ class _Place:
         if not await new.wait_registered():
             log.error("the new worker failed; the old one stays", extra={"reason": new.failure})
             return False
-        old, self.process = self.process, new
+        old = self.process
+        self.put(new)
         if old is not None:
             await old.stop(self._launch_options.grace)
         return True
@@ -116,9 +128,11 @@ class _Place:
                 self._backoff = FIRST_BACKOFF
             log.info("restarting a worker", extra={"group": self.group, "after": self._backoff})
             await asyncio.sleep(self._backoff)
+            if self.process is not process:
+                continue  # a new one has come by a reload
             self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
             try:
-                self.process = await self.launch()
+                self.put(await self.launch())
             except OSError as error:
                 self.process = None
                 log.error("cannot start a worker", extra={"reason": str(error)})
@@ -157,15 +171,15 @@ class Supervisor:
         first = self._place(None)
         self._places = [first]
         try:
-            first.process = await self._launch_expected(first)
-            loaded = await first.process.wait_loaded()
+            process = await self._launch_expected(first)
+            loaded = await process.wait_loaded()
             if loaded is None:
-                raise StartFailed(first.process.failure)
+                raise StartFailed(process.failure)
             self._app = loaded
             first.group = loaded.groups[0].name
             self._places += self._places_for(loaded.groups)[1:]
             for place in self._places[1:]:
-                place.process = await self._launch_expected(place)
+                await self._launch_expected(place)
             await self._wait_all_registered()
         except OSError as error:
             await self.stop()
@@ -234,7 +248,10 @@ class Supervisor:
             if place.wanted:
                 continue
             process = await place.launch()
+            place.put(process)
             if not await process.wait_registered():
+                if place.process is process:
+                    await place.stop()
                 raise InferenceError(Code.UNAVAILABLE, f"model {model_name!r}: its worker did not start; see the logs")
             place.keep(process)
         return bool(places)
@@ -271,6 +288,7 @@ class Supervisor:
 
     async def _launch_expected(self, place: _Place) -> WorkerProcess:
         process = await place.launch()
+        place.put(process)
         self._agent.expect_workers((process.worker_id,))
         return process
 

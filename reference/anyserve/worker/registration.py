@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from anyserve import rpc
 from anyserve._proto import worker_management_pb2 as pb
@@ -81,6 +83,7 @@ class Registrar:
         self._orphan_timeout = orphan_timeout
         self._channel = grpc.aio.insecure_channel(management_address, options=CHANNEL_OPTIONS)
         self._stub = rpc.callables(self._channel, SERVICE)
+        self._heard = 0.0  # when the agent answered last
 
     async def run(self) -> None:
         """Registers and sends heartbeats until cancelled.
@@ -90,28 +93,25 @@ class Registrar:
             Rejected: the agent refuses the registration.
         """
         loop = asyncio.get_running_loop()
-        heard = loop.time()
+        self._heard = loop.time()
         healthy = False
         while True:
             try:
                 healthy = await self._beat(healthy)
-                heard = loop.time()
             except grpc.aio.AioRpcError as error:
                 if error.code() in REFUSALS:
                     raise Rejected(f"the agent refuses this worker: {error.details()}") from error
                 if healthy:
                     log.warning("the agent does not answer", extra={"reason": error.code().name})
                 healthy = False
-                if loop.time() - heard > self._orphan_timeout:
+                if loop.time() - self._heard > self._orphan_timeout:
                     raise Orphaned(f"no agent has answered for {self._orphan_timeout:g} s") from error
             await asyncio.sleep(self._interval)
 
     async def leave(self) -> None:
         """Takes leave of the agent, so that it sends no more requests; nothing if it does not answer."""
         try:
-            await self._stub["UnregisterWorker"](
-                pb.UnregisterWorkerRequest(worker_id=self._worker_id), metadata=self._metadata, timeout=CALL_TIMEOUT
-            )
+            await self._call("UnregisterWorker", pb.UnregisterWorkerRequest(worker_id=self._worker_id))
         except grpc.aio.AioRpcError as error:
             log.info("the agent was not told of the leave", extra={"reason": error.code().name})
 
@@ -119,13 +119,18 @@ class Registrar:
         """Closes the channel."""
         await self._channel.close()
 
+    async def _call(self, name: str, request: Message) -> Any:
+        reply = await self._stub[name](request, metadata=self._metadata, timeout=CALL_TIMEOUT)
+        self._heard = asyncio.get_running_loop().time()
+        return reply
+
     async def _beat(self, healthy: bool) -> bool:
         if not healthy:
             for request in self._requests:
-                answer = await self._stub["RegisterModel"](request, metadata=self._metadata, timeout=CALL_TIMEOUT)
+                answer = await self._call("RegisterModel", request)
                 if not answer.success:
                     raise Rejected(f"the agent refuses this worker: {answer.message}")
-        reply = await self._stub["Heartbeat"](self._heartbeat, metadata=self._metadata, timeout=CALL_TIMEOUT)
+        reply = await self._call("Heartbeat", self._heartbeat)
         if not reply.healthy and healthy:
             return await self._beat(healthy=False)  # the agent does not know us: it has restarted
         if reply.healthy and not healthy:

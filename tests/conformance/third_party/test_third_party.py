@@ -58,6 +58,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[tuple[Path, int]]:
         process.communicate()
 
 
+@pytest.mark.timeout(START + RUN + STOP)
 def test_fails_what_is_known_and_nothing_else(server: tuple[Path, int], tmp_path: Path) -> None:
     directory, port = server
     known = tmp_path / "known_failing.txt"
@@ -66,7 +67,7 @@ def test_fails_what_is_known_and_nothing_else(server: tuple[Path, int], tmp_path
         [
             *(sys.executable, "-m", "pytest", str(SUITE), "--profile", "kserve-core"),
             *("--deselect", UNSTEADY),
-            *("--target", f"127.0.0.1:{port}", f"@{HERE / 'models.args'}", "--strict", "--patience", "3"),
+            *("--target", f"127.0.0.1:{port}", f"@{HERE / 'models.args'}", "--strict", "--patience", "2"),
             *("--known-failing", str(known), "--report", str(tmp_path / "report")),
         ],
         timeout=RUN,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 import grpc
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from anyserve_conformance import proto, wire
 from anyserve_conformance.agent import Agent
@@ -128,9 +135,12 @@ class Management(RuleBasedStateMachine):
     """The steps. After each, the agent must say what the model says."""
 
     numbers = st.integers(0, 2)
+    where = st.integers(0, 1)
     names = st.sampled_from(("a", "b"))
     versions = st.sampled_from(("", "1", "2"))
-    capabilities = st.sampled_from(({}, {"type": "x"}, {"type": "x", "lang": "de"}))
+    capabilities = st.sampled_from(((), (("type", "x"),), (("lang", "de"), ("type", "x"))))
+    streams = st.sampled_from((False, False, False, True))
+    offers = st.builds(Offer, names, versions, capabilities, st.integers(0, 1), streams)
 
     def __init__(self, agent: Agent, places: list[list[Place]]) -> None:
         super().__init__()
@@ -153,32 +163,37 @@ class Management(RuleBasedStateMachine):
 
     # Steps
 
-    @rule(
-        number=numbers,
-        where=st.integers(0, 1),
-        name=names,
-        version=versions,
-        capability=capabilities,
-        priority=st.integers(0, 1),
-        stream=st.sampled_from((False, False, False, True)),
-    )
-    def register(
-        self,
-        *,
-        number: int,
-        where: int,
-        name: str,
-        version: str,
-        capability: Mapping[str, str],
-        priority: int,
-        stream: bool,
-    ) -> None:
-        """Adds, replaces, moves."""
-        full = {key: self.agent.name(value) for key, value in capability.items()}
-        offer = Offer(self.agent.name(name), version, tuple(sorted(full.items())), priority, stream)
+    @initialize(offers=st.tuples(offers, offers, offers))
+    def begin(self, offers: tuple[Offer, ...]) -> None:
+        """So that there is something from the first step on."""
+        for number, offer in enumerate(offers):
+            self.register(number, 0, offer)
+
+    @rule(number=numbers, where=where, offer=offers)
+    def register(self, number: int, where: int, offer: Offer) -> None:
+        """Adds, or by chance replaces, and perhaps moves."""
+        unique = tuple((key, self.agent.name(value)) for key, value in offer.capability)
         place = self.places[number][where]
         place.go_up()
-        self._register(self.ids[number], place, offer)
+        self._register(self.ids[number], place, replace(offer, name=self.agent.name(offer.name), capability=unique))
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), where=where, priority=st.integers(-1, 2), stream=streams)
+    def register_again(self, data: st.DataObject, where: int, priority: int, stream: bool) -> None:
+        """Replaces, and perhaps moves."""
+        worker_id, offer = self._drawn_offer(data)
+        place = self.places[self.ids.index(worker_id)][where]
+        place.go_up()
+        self._register(worker_id, place, replace(offer, priority=priority, stream=stream))
+
+    def _drawn(self, data: st.DataObject, suits: Callable[[Known], bool]) -> str:
+        suitable = sorted(worker_id for worker_id, known in self.known.items() if suits(known))
+        return data.draw(st.sampled_from(suitable), label="worker")
+
+    def _drawn_offer(self, data: st.DataObject) -> tuple[str, Offer]:
+        worker_id = self._drawn(data, lambda _: True)
+        offers = self.known[worker_id].offers
+        return worker_id, offers[data.draw(st.sampled_from(sorted(offers)), label="registration")]
 
     def _register(self, worker_id: str, place: Place, offer: Offer) -> None:
         options = {"priority": offer.priority, "stream": offer.stream, "worker_id": worker_id}
@@ -189,7 +204,7 @@ class Management(RuleBasedStateMachine):
         known.offers[offer.key] = offer
         self.expected.append((REGISTERED, worker_id, offer.name))
 
-    @rule(number=numbers, where=st.integers(0, 1), name=names, wrong=st.sampled_from(("platform", "address")))
+    @rule(number=numbers, where=where, name=names, wrong=st.sampled_from(("platform", "address")))
     def register_badly(self, number: int, where: int, name: str, wrong: str) -> None:
         """Is refused, and changes nothing."""
         fields: dict[str, Any] = {"platform": "\n"} if wrong == "platform" else {"worker_address": "tcp://127.0.0.1:1"}
@@ -200,7 +215,16 @@ class Management(RuleBasedStateMachine):
     @rule(number=numbers, name=names, version=versions)
     def unregister_model(self, number: int, name: str, version: str) -> None:
         """Removes some registrations, perhaps the last, perhaps none."""
-        worker_id, full = self.ids[number], self.agent.name(name)
+        self._unregister_model(self.ids[number], self.agent.name(name), version)
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def unregister_what_is_there(self, data: st.DataObject) -> None:
+        """Removes some registrations, perhaps the last."""
+        worker_id, offer = self._drawn_offer(data)
+        self._unregister_model(worker_id, offer.name, offer.version)
+
+    def _unregister_model(self, worker_id: str, full: str, version: str) -> None:
         known = self.known.get(worker_id)
         offers = known.offers.values() if known else ()
         removed = [offer for offer in offers if (offer.name, offer.version) == (full, version)]
@@ -237,34 +261,38 @@ class Management(RuleBasedStateMachine):
         if known is not None:
             known.beating = True
 
-    @precondition(lambda self: self.known)
+    @precondition(lambda self: any(not known.beating for known in self.known.values()))
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
-        """A worker is killed, and somebody calls a model that only it has."""
-        worker_id = data.draw(st.sampled_from(sorted(self.known)), label="worker")
-        known = self.known[worker_id]
-        probe = Offer(self.agent.name("probe"), "", (("type", self.agent.name("probe")),))
-        self._register(worker_id, known.place, probe)
-        known.place.go_down()
-        self.agent.infer(wire.request(probe.name)).expect(grpc.StatusCode.UNAVAILABLE)
-        if known.beating:
-            assert self.management.unregister_model(worker_id, probe.name), "the registration is not there any more"
-            self.expected.append((UNREGISTERED, worker_id, probe.name))
-            del known.offers[probe.key]
-            if not known.offers:
-                del self.known[worker_id]
-        else:
-            gone(self.agent, worker_id)
-            del self.known[worker_id]
-            self.expected.append((LOST, worker_id, ""))
-            self.expected += [(UNREGISTERED, worker_id, offer.name) for offer in known.offers.values()]
+        """A worker without heartbeats is killed; the first request for it shows that."""
+        worker_id = self._drawn(data, lambda known: not known.beating)
+        self._kill(worker_id)
+        gone(self.agent, worker_id)
+        known = self.known.pop(worker_id)
+        self.expected.append((LOST, worker_id, ""))
+        self.expected += [(UNREGISTERED, worker_id, offer.name) for offer in known.offers.values()]
+
+    @precondition(lambda self: any(known.beating for known in self.known.values()))
+    @rule(data=st.data())
+    def interrupt(self, data: st.DataObject) -> None:
+        """A worker with heartbeats stops listening; it is kept."""
+        worker_id = self._drawn(data, lambda known: known.beating)
+        self._kill(worker_id)
+        self._unregister_model(worker_id, self.agent.name("probe"), "")
+
+    def _kill(self, worker_id: str) -> None:
+        """Somebody calls a model that only this worker has, and nobody listens there any more."""
+        probe = self.agent.name("probe")
+        place = self.known[worker_id].place
+        self._register(worker_id, place, Offer(probe, "", (("type", probe),)))
+        place.go_down()
+        self.agent.infer(wire.request(probe)).expect(grpc.StatusCode.UNAVAILABLE)
 
     @precondition(lambda self: any(not known.place.up for known in self.known.values()))
     @rule(data=st.data())
     def listen_again(self, data: st.DataObject) -> None:
-        """A worker that was killed and kept, for its heartbeats, is there again."""
-        down = sorted(worker_id for worker_id, known in self.known.items() if not known.place.up)
-        self.known[data.draw(st.sampled_from(down), label="worker")].place.go_up()
+        """A worker that was interrupted is there again."""
+        self.known[self._drawn(data, lambda known: not known.place.up)].place.go_up()
 
     # What holds after each step
 

@@ -47,7 +47,7 @@ unknown = st.one_of(
     st.builds(lambda number, value: wire.key(number, 5) + value, tomorrow, st.binary(min_size=4, max_size=4)),
     st.builds(wire.field, tomorrow, contents),
 )
-heads = st.one_of(*(texts.map(lambda value, number=number: wire.field(number, value)) for number in (1, 2, 3)))
+heads = st.builds(wire.field, st.integers(1, 3), texts)
 requested_outputs = texts.map(lambda value: wire.field(6, wire.field(1, value)))
 raw_input_contents = contents.map(lambda value: wire.field(7, value))
 raw_output_contents = contents.map(lambda value: wire.field(6, value))

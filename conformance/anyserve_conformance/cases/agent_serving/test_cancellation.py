@@ -48,8 +48,9 @@ def test_client_closes_its_connection(agent: Agent) -> None:
     name = agent.name("gone")
     worker = agent.worker(name)
     client = agent.new_client()
-    call = client.start_infer(wire.request(name))  # kept: a call that nobody holds is cancelled
+    call = client.start_infer(wire.request(name))
     exchange = worker.exchange()
+    assert not call.done, "the call ended before its reply"
     client.close()
     exchange.cancelled()
 

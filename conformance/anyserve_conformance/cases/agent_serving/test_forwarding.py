@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from anyserve_conformance.requirement import requirement
 
 LOOK_AT = "what the agent sends in place of the client's bytes: it must not parse and serialize a request"
 
-EVERYTHING = {"raw": bytes(range(256)), "flag": True, "n": -3, "s": "ü", "d": 0.5}
+EVERYTHING: dict[str, Any] = {"raw": bytes(range(256)), "flag": True, "n": -3, "s": "ü", "d": 0.5}
 UNKNOWN = wire.field(1000, b"field of tomorrow") + wire.key(1000, 0) + b"\x07"
 
 

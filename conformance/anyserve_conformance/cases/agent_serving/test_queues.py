@@ -402,7 +402,8 @@ def test_any_order_of_events(agent: Agent, data: st.DataObject) -> None:
         running.append((label, exchange))
 
     for number in range(data.draw(st.integers(4, 14))):
-        if running and data.draw(st.booleans()):
+        ends: bool = bool(running) and data.draw(st.booleans())
+        if ends:
             label, exchange = running.pop(data.draw(st.integers(0, len(running) - 1)))
             exchange.answer()
             if (following := desk.next_for(label)) is not None:

@@ -242,7 +242,7 @@ def test_any_bytes_as_replies(agent: Agent, replies: list[bytes]) -> None:
     name = agent.name("any")
     worker = agent.workers[0] if agent.workers else agent.worker(name)
     for data in replies:
-        worker.answer = lambda _, data=data: data  # type: ignore[misc]
+        worker.answer = lambda _, data=data: data
         wanted = StatusCode.OK if is_message(data, REPLY) else StatusCode.INTERNAL
         answer = agent.infer(name)
         assert answer.code is wanted, f"the reply {data.hex(' ')} came as {answer.code.name}, not {wanted.name}"

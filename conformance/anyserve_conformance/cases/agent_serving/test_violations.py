@@ -15,6 +15,7 @@ from anyserve_conformance.cases.agent_serving.steps import (
     hold,
     is_listed,
     large_request,
+    let_wait,
     serve_once,
     violate,
 )
@@ -204,6 +205,48 @@ def test_violations_without_an_exchange_count(agent: Agent) -> None:
         connection.send(b"\x00", "a byte without a request")
         connection.expect_end()
     agent.patience.until(lambda: not is_listed(agent, worker), "the worker to be dropped for three violations")
+
+
+@requirement("frame.violation.status")
+def test_only_the_exchange_under_way_fails(agent: Agent) -> None:
+    """The exchange on the connection is INTERNAL, and nothing else: a request that waits is served on another one."""
+    name = agent.name("m")
+    worker = agent.worker(name, max_concurrency=1)
+    call, exchange = hold(agent, worker, name)
+    waiting = let_wait(agent, name)
+    exchange.connection.send(TOO_LONG, "a length above any limit")
+    exchange.over.set()
+    worker.exchange().answer(wire.field(3, "served"))
+    call.answer().expect(StatusCode.INTERNAL)
+    assert waiting.answer().message.id == "served", "another reply came"
+
+
+@requirement("frame.violation.status", "frame.retry.never-twice")
+def test_failed_and_not_sent_elsewhere(agent: Agent) -> None:
+    """A request that a worker answered with a violation is INTERNAL also when another match is there."""
+    name = agent.name("m")
+    worker = agent.worker(name, priority=1)
+    spare = agent.worker(name, answer=lambda _: b"")
+    violate(agent, worker, name).expect(StatusCode.INTERNAL)
+    assert not spare.connections, "the request was sent to another worker"
+
+
+@requirement("frame.violation.close")
+def test_nothing_more_is_sent(agent: Agent) -> None:
+    """After a violation nothing more comes on the connection but its end, and the next exchange has another."""
+    name = agent.name("m")
+    worker = agent.worker(name, raw=True)
+    call = agent.start_infer(name)
+    connection = worker.connection()
+    connection.read_frame()
+    connection.send(FRAME + FRAME, "two replies")
+    call.answer().expect(StatusCode.INTERNAL)
+    following = agent.start_infer(name)
+    second = worker.connection()
+    second.read_frame()
+    connection.expect_end()
+    second.send_frame(b"")
+    following.answer().expect_ok()
 
 
 @requirement("frame.violation.others")

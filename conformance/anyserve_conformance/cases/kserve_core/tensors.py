@@ -114,11 +114,10 @@ def with_version(models: Sequence[Model]) -> list[Model]:
 
 
 def shape_of(spec: TensorSpec, wanted: int = 3) -> list[int]:
-    """A shape that the description allows: its first -1 becomes `wanted`, any other one 1."""
-    shape = list(spec.shape)
-    if -1 in shape:
-        shape[shape.index(-1)] = wanted
-    return [1 if size == -1 else size for size in shape]
+    """A shape that the description allows, if it can be with `wanted` elements: its first -1 is used for that."""
+    known = math.prod(size for size in spec.shape if size != -1)
+    free = [max(1, wanted // max(1, known)), *(1 for _ in spec.shape)]
+    return [free.pop(0) if size == -1 else size for size in spec.shape]
 
 
 def elements(shape: Sequence[int]) -> int:
@@ -141,7 +140,7 @@ def default_values(datatype: str, count: int, place: int = 0) -> list[Value]:
 def packed(datatype: str, values: Sequence[Value]) -> bytes:
     """Raw contents."""
     if datatype == "BYTES":
-        return b"".join(len(value).to_bytes(4, "little") + value for value in values)  # type: ignore[arg-type,union-attr,operator]
+        return b"".join(len(value).to_bytes(4, "little") + value for value in values)  # type: ignore[arg-type,operator]
     return struct.pack(f"<{len(values)}{_FORMATS[datatype]}", *values)
 
 

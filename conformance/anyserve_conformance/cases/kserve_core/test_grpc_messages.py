@@ -72,15 +72,6 @@ def test_unknown_encoding_is_unimplemented(raw_http2: Connect, model: Any) -> No
     answer.expect_status(UNIMPLEMENTED, "a message in an unknown encoding")
 
 
-@requirement("serving.grpc.unknown-encoding-status")
-def test_known_encodings_are_named(raw_http2: Connect, model: Any) -> None:
-    """The answer to a message in an unknown encoding says which encodings there are."""
-    answer = _call(raw_http2(), prefixed(model.request(), flag=1), extra=(("grpc-encoding", "no-such-encoding"),))
-    named = answer.values("grpc-accept-encoding") + _trailer_values(answer)
-    assert named, f"the call ended with {answer} and without grpc-accept-encoding"
-    assert "no-such-encoding" not in ",".join(named), "the server says that it takes the encoding"
-
-
 @requirement("serving.grpc.accepted-encoding")
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
 def test_named_encodings_are_taken(raw_http2: Connect, model: Any, encoding: str) -> None:

@@ -50,7 +50,7 @@ def test_answers_raw_contents(client: Client, model: Model) -> None:
     _is_answered(client, model, typed=False)
 
 
-@requirement("serving.infer.response", look_at="the field of InferTensorContents for each datatype")
+@requirement("serving.tensor.typed", look_at="the field of InferTensorContents for each datatype")
 def test_answers_typed_contents(client: Client, model: Model) -> None:
     """A request with typed contents is answered with OK, and the identity model's outputs are its inputs."""
     if any(spec.datatype not in TYPED_FIELD for spec in model.inputs):

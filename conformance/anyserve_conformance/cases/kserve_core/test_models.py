@@ -18,6 +18,15 @@ NO_SUCH_MODEL = "anyserve-conformance-no-such-model"
 NO_SUCH_VERSION = "987654321"  # a number: some servers have versions of no other kind
 
 
+@requirement("serving.model.served")
+def test_served_models_are_ready(client: Client, models: Sequence[Model]) -> None:
+    """ModelReady for each model that is served is answered with OK and `ready = true`, with its version and without."""
+    for model in models:
+        for version in {"", model.version}:
+            request = proto.ModelReadyRequest(name=model.name, version=version)
+            assert client.call("ModelReady", request).message.ready, f"{model} version {version!r} is not ready"
+
+
 @requirement("serving.model.unknown")
 def test_unknown_model_is_not_ready(client: Client) -> None:
     """ModelReady for an unknown model is answered with `ready = false` or an error."""

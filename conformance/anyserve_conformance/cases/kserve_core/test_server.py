@@ -31,6 +31,12 @@ def test_is_live_after_an_error(client: Client) -> None:
     assert client.live(), "ServerLive was answered with live = false after another call had failed"
 
 
+@requirement("serving.ready.answer")
+def test_says_whether_it_is_ready(client: Client) -> None:
+    """ServerReady is answered with OK, whatever it says."""
+    client.call("ServerReady").expect_ok()
+
+
 @requirement("serving.metadata.server")
 def test_has_a_name(client: Client) -> None:
     """ServerMetadata has a name."""

@@ -111,7 +111,7 @@ def test_raw_bytes(client: Client, models: Sequence[Model]) -> None:
         _comes_back(client, model, spec, REMARKABLE["BYTES"], typed=False)
 
 
-@requirement("serving.infer.response", look_at="the field of InferTensorContents for each datatype")
+@requirement("serving.tensor.typed", look_at="the field of InferTensorContents for each datatype")
 @pytest.mark.parametrize("datatype", TYPED_FIELD)
 def test_typed_values(client: Client, models: Sequence[Model], datatype: str) -> None:
     """Typed contents with the least, the greatest and other remarkable values of a datatype come back as they were."""

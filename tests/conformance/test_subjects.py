@@ -1,0 +1,63 @@
+"""Our own subjects pass the suite, in all profiles, SHOULDs included, but for what is listed with a reason."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.suite import AGENT, ROOT, conforms
+
+HERE = Path(__file__).parent
+GRPCIO = HERE / "control_known_failing.txt"
+REFERENCE = HERE / "reference_known_failing.txt"
+START = 30.0
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("profile", ["kserve-core", "agent-serving", "agent-management", "agent-streaming"])
+def test_reference_agent(profile: str, tmp_path: Path) -> None:
+    known = [GRPCIO, REFERENCE] if profile == "kserve-core" else []
+    conforms(f"reference-{profile}", "--launch", AGENT, "--profile", profile, directory=tmp_path, known_failing=known)
+
+
+@pytest.mark.timeout(600)
+def test_python_worker(tmp_path: Path) -> None:
+    worker = f"{sys.executable} -m anyserve.worker worker_app:app --app-dir {HERE}"
+    conforms(
+        "python-worker",
+        *("--worker", f"{worker} --management {{management}} --socket-dir {{socket_dir}}"),
+        directory=tmp_path,
+    )
+
+
+@pytest.fixture
+def control_server() -> Iterator[str]:
+    """The address of a plain grpcio server."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    command = [sys.executable, str(HERE / "control_server.py"), "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("serving on "), "the control server does not serve"
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(START)
+
+
+@pytest.mark.timeout(600)
+def test_control_server(control_server: str, tmp_path: Path) -> None:
+    """A case that fails here is wrong, or the list says why grpcio fails it."""
+    conforms(
+        "grpcio",
+        *("--target", control_server, "--profile", "kserve-core", "--model", "identity=INPUT0:FP32:4"),
+        directory=tmp_path,
+        known_failing=[GRPCIO],
+    )
