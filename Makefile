@@ -10,7 +10,7 @@ MANAGEMENT_PORT ?= 9000
 SETUP := PYTHON='$(PYTHON)' bash .ci/setup.sh
 TOX := .venv/bin/tox run
 
-.PHONY: help serve demo test unit lint format bench clean
+.PHONY: help serve demo test unit conformance lint format bench clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 9 | sed 's/^/  make /'
@@ -24,12 +24,17 @@ demo: ## the same, but stop at the end
 	@bash .ci/serve.sh demo $(PORT) $(MANAGEMENT_PORT)
 
 test: ## set up and run everything that CI runs, through tox
-	@$(SETUP) tox
+	@$(SETUP) tox tools
 	$(TOX) $(ARGS)
 
 unit: ## run only the fast tests, tests/unit
 	@$(SETUP) tox
 	$(TOX) -e newest -- tests/unit $(ARGS)
+
+conformance: ## run the conformance suite on the reference agent and the Python worker; reports in build/conformance
+	@$(SETUP) tox
+	CONFORMANCE_REPORTS=build/conformance $(TOX) -e conformance -- $(ARGS)
+	@echo "reports: build/conformance/*/report.html"
 
 lint: ## check style and types
 	@$(SETUP) tox

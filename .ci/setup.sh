@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv and installs into it what is named. Does nothing, quickly, when nothing has changed.
-# Usage: [PYTHON=python3.12] .ci/setup.sh anyserve|tox ...
+# Usage: [PYTHON=python3.12] .ci/setup.sh anyserve|tox|tools ...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -96,6 +96,33 @@ changed_since() {
   return 1
 }
 
+# Foreign workers and browsers are tested where there is something to build and run them with.
+install_tools() {
+  local missing=() sudo=()
+  command -v cmake >/dev/null || missing+=(cmake)
+  command -v make >/dev/null || missing+=(make)
+  command -v c++ >/dev/null || missing+=(g++)
+  command -v pkg-config >/dev/null || missing+=(pkg-config)
+  command -v protoc >/dev/null || missing+=(protobuf-compiler)
+  command -v grpc_cpp_plugin >/dev/null || missing+=(protobuf-compiler-grpc)
+  pkg-config --exists grpc++ protobuf 2>/dev/null || missing+=(libgrpc++-dev libprotobuf-dev)
+  command -v node >/dev/null || missing+=(nodejs)
+  command -v npm >/dev/null || missing+=(npm)
+  command -v chromium >/dev/null || missing+=(chromium)
+  if ((${#missing[@]} == 0)); then return; fi
+  if ((EUID != 0)); then sudo=(sudo -n); fi
+  if ! command -v apt-get >/dev/null || { ((EUID != 0)) && ! sudo -n true 2>/dev/null; }; then
+    say "not installed, and tests that need them are left out: ${missing[*]}"
+    return
+  fi
+  say "installing ${missing[*]} with apt-get, for tests"
+  if ! "${sudo[@]}" apt-get update -qq ||
+    ! "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}" >"$LOG" 2>&1; then
+    tail -n 5 "$LOG" >&2
+    say "apt-get could not install them: tests that need them are left out"
+  fi
+}
+
 make_venv
 for part in "$@"; do
   case $part in
@@ -110,6 +137,7 @@ for part in "$@"; do
         pip_install "tox" "$TOX"
       fi
       ;;
-    *) fail "setup.sh knows anyserve and tox, not $part" ;;
+    tools) install_tools ;;
+    *) fail "setup.sh knows anyserve, tox and tools, not $part" ;;
   esac
 done

@@ -17,7 +17,7 @@ from support.client import Client, Management, failure
 from support.instances import Instance
 from support.waiting import eventually, settled, within
 from support.wire import reply, request, stream_reply
-from support.worker import Connection
+from support.worker import Connection, ScriptedWorker
 
 REASON = "its process was killed by SIGKILL"
 
@@ -128,6 +128,12 @@ async def test_a_request_that_it_had_not_taken_goes_to_another(instance: Instanc
     assert (await call).id == "left"
 
 
+async def cuts_its_reply_off(_worker: ScriptedWorker, connection: Connection) -> None:
+    await connection.read_frame()
+    await connection.send(b"\0")
+    await connection.close()
+
+
 async def ends(instance: Instance) -> None:
     instance.agent.worker_ended("kept", REASON)
 
@@ -148,7 +154,7 @@ async def test_what_a_kept_worker_served_is_unavailable_until_one_is_back(
     instance: Instance, client: Client, management: Management, go: Callable[[Instance], Awaitable[None]]
 ) -> None:
     instance.agent.keep_worker("place", "kept")
-    kept = instance.new_worker("kept", script=lambda connection: connection.send(b"!"))
+    kept = instance.new_worker("kept", script=cuts_its_reply_off)
     await management.register(kept, "m", "2", capability={"type": "chat", "lang": "de"})
     await management.register(kept, "bad")
     assert await management.heartbeat("kept")

@@ -112,6 +112,21 @@ def test_load_that_fails_can_be_tried_again(instance: Instance, tmp_path: Path) 
     assert len(pids(instance)) == 2
 
 
+def test_unload_of_what_has_just_crashed(tmp_path: Path) -> None:
+    with serving(APP, directory=tmp_path) as instance:
+        (crashed,) = pids(instance)
+        instance.kill_worker(crashed)
+        with pytest.raises(InferenceError) as caught:
+            instance.client.infer("llama", {})
+        assert caught.value.code is Code.UNAVAILABLE  # it is to be started again
+        assert unload(instance, "llama").isUnloaded
+        with pytest.raises(InferenceError) as caught:
+            instance.client.infer("llama", {})
+        assert caught.value.code is Code.NOT_FOUND
+        assert load(instance, "llama").isLoaded
+        assert pids(instance)
+
+
 def test_stop_after_an_unload(instance: Instance) -> None:
     unload(instance, "llama")
     assert instance.stop() == 0

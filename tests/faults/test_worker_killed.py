@@ -108,6 +108,28 @@ def test_dropped_at_once(tmp_path: Path) -> None:
         back(instance, victim)
 
 
+@pytest.mark.parametrize("model", ["pid", "other"])
+def test_the_only_one(tmp_path: Path, model: str) -> None:
+    """What the only worker served is UNAVAILABLE until another has taken its place, and at no time unknown."""
+    with serving(APP, directory=tmp_path) as instance:
+        victim = pid(instance, model)
+        (name,) = (line["worker"] for line in instance.logs("worker started") if line["pid"] == victim)
+        instance.killed.add(f"{name}.sock")
+        os.kill(victim, signal.SIGKILL)
+        told: list[InferenceError] = []
+
+        def replaced() -> bool:
+            try:
+                return pid(instance, model) != victim
+            except InferenceError as error:
+                told.append(error)
+                return False
+
+        eventually(replaced, "another worker serves it")
+        assert {error.code for error in told} == {Code.UNAVAILABLE}
+        assert any("expected back" in error.message for error in told)
+
+
 def test_child_that_outlives_it_holds_up_nothing(tmp_path: Path) -> None:
     """A process that a dead worker has forked keeps its sockets open; its requests end all the same."""
     with serving(APP, "--heartbeat-timeout=600", directory=tmp_path) as instance:
@@ -249,7 +271,10 @@ def test_crash_at_every_start_backs_off_and_recovers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sigterm_of_a_worker_alone(tmp_path: Path) -> None:
-    """A worker that is told to stop finishes what it has, takes nothing new, and is started again."""
+    """A worker that is told to stop finishes what it has, takes nothing new, and is started again.
+
+    Its instance has not asked it to go: what it served is UNAVAILABLE meanwhile.
+    """
     with serving(APP, directory=tmp_path) as instance:
         victim = pid(instance)
         call = instance.calls["ModelInfer"].future(ModelInferRequest(model_name="until-told"))
@@ -257,6 +282,10 @@ def test_sigterm_of_a_worker_alone(tmp_path: Path) -> None:
         os.kill(victim, signal.SIGTERM)
         instance.wait_log("draining")
         assert not call.done()
+        instance.wait_log("unregistered")
+        with pytest.raises(InferenceError) as caught:
+            pid(instance)
+        assert caught.value.code is Code.UNAVAILABLE
         (tmp_path / "told").touch()
         assert int(call.result().tensors()["pid"][0]) == victim
         instance.wait_log("worker ended")

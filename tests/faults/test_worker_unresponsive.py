@@ -68,7 +68,8 @@ def test_stopped_worker_is_dropped_and_comes_back(tmp_path: Path) -> None:
             assert pid(instance, "other") == other
             with pytest.raises(InferenceError) as caught:
                 pid(instance)
-            assert caught.value.code is Code.NOT_FOUND
+            assert caught.value.code is Code.UNAVAILABLE
+            assert "expected back" in caught.value.message
         instance.wait_log("registered", model="pid", count=2)
         assert pid(instance) == victim
         assert not instance.logs("worker crashed")

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from support.suite import conforms
+
 HERE = Path(__file__).parent
-SUITE = HERE.parents[2] / "conformance"
 GRPCIO_FAILS = HERE.parent / "control_known_failing.txt"  # both servers are on grpcio
 PACKAGES = ("mlserver", "kserve")
-# grpc.aio ends a call with such a message or does not, as its threads happen to run.
-UNSTEADY = "anyserve_conformance/cases/kserve_core/test_grpc_messages.py::test_unknown_flag_fails"
 START, RUN, STOP = 60.0, 300.0, 30.0  # seconds
 
 
@@ -61,20 +60,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[tuple[Path, int]]:
 @pytest.mark.timeout(START + RUN + STOP)
 def test_fails_what_is_known_and_nothing_else(server: tuple[Path, int], tmp_path: Path) -> None:
     directory, port = server
-    known = tmp_path / "known_failing.txt"
-    known.write_text("".join(path.read_text() for path in (GRPCIO_FAILS, directory / known.name)))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", str(SUITE), "--profile", "kserve-core"),
-            *("--deselect", UNSTEADY),
-            *("--target", f"127.0.0.1:{port}", f"@{HERE / 'models.args'}", "--strict", "--patience", "2"),
-            *("--known-failing", str(known), "--report", str(tmp_path / "report")),
-        ],
-        timeout=RUN,
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    conforms(
+        directory.name,
+        *("--profile", "kserve-core", "--target", f"127.0.0.1:{port}", f"@{HERE / 'models.args'}", "--patience", "2"),
+        directory=tmp_path,
+        known_failing=[GRPCIO_FAILS, directory / "known_failing.txt"],
     )
-    print(done.stdout)  # the matrix of a run in CI's log, and the reasons when it fails
-    assert done.returncode == 0, f"{directory.name}: see above"

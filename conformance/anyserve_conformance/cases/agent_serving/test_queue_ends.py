@@ -11,13 +11,14 @@ from anyserve_conformance import proto, wire
 from anyserve_conformance.agent import Agent
 from anyserve_conformance.cases.agent_serving.steps import drop_by_violations, hold, let_wait, violate
 from anyserve_conformance.client import Call
-from anyserve_conformance.raw_grpc import INFER
+from anyserve_conformance.raw_grpc import INFER, prefixed
 from anyserve_conformance.raw_http2 import Http2Connection
 from anyserve_conformance.requirement import requirement
 from anyserve_conformance.scripted_worker import Exchange, ScriptedWorker
 
 LOOK_AT = "what takes a request out of its queue"
 
+STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 RawHttp2 = Callable[..., Http2Connection]
 
 
@@ -355,20 +356,28 @@ def test_last_match_is_dropped(agent: Agent) -> None:
 
 
 @requirement("queue.change.gone")
-def test_last_match_of_a_stream_goes(agent: Agent) -> None:
+def test_last_match_of_a_stream_goes(agent: Agent, raw_http2: RawHttp2) -> None:
     """A request of a ModelStreamInfer call that waits fails with UNAVAILABLE, and the call goes on."""
     name, other = agent.name("m"), agent.name("other")
     worker, running, exchange = busy(agent, name)
     agent.worker(other, worker_id="other", answer=lambda _: b"")
-    stream = agent.stream().send(wire.request(name, request_id="waiting"))
-    let_wait(agent, name)
+    connection = raw_http2()
+    stream = connection.open(STREAM_INFER)
+    connection.data(stream, prefixed(wire.request(name, request_id="waiting").SerializeToString()))
+    connection.round_trip()
+    agent.patience.while_nothing(lambda: len(worker.requests) > 1, "a request was sent that has to wait", for_=0.03)
     agent.management.unregister(worker.worker_id)
-    reply = stream.receive().response
-    code = wire.parameters_of(reply).get("anyserve_error_code")
-    assert (reply.id, code) == ("waiting", StatusCode.UNAVAILABLE.value[0]), f"request {reply.id} has the code {code}"
-    stream.send(wire.request(other, request_id="after")).end()
-    assert stream.receive().response.id == "after", "another response came"
-    stream.answer().expect_ok()
+    answer = connection.streams[stream]
+    assert connection.wait(lambda: bool(answer.messages)), f"there is no response: {answer!r}"
+    connection.data(stream, prefixed(wire.request(other, request_id="after").SerializeToString()), end_stream=True)
+    connection.answer(stream)
+    replies = [proto.ModelStreamInferResponse.FromString(message.payload) for message in answer.messages]
+    got = [
+        (reply.infer_response.id, wire.parameters_of(reply.infer_response).get("anyserve_error_code"))
+        for reply in replies
+    ]
+    assert got == [("waiting", StatusCode.UNAVAILABLE.value[0]), ("after", None)], f"ids and codes came as {got}"
+    assert answer.ok, f"the call ended so: {answer!r}"
     exchange.answer()
     running.answer().expect_ok()
 

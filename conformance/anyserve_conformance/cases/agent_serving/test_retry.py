@@ -200,11 +200,11 @@ def too_long(connection: Connection) -> None:
 
 
 TAKEN = [
-    (close, StatusCode.UNAVAILABLE),
-    (half_close_after, StatusCode.UNAVAILABLE),
-    (cut_reply, StatusCode.INTERNAL),
-    (byte_of_a_reply, StatusCode.INTERNAL),
-    (too_long, StatusCode.INTERNAL),
+    pytest.param(close, StatusCode.UNAVAILABLE, id="end"),
+    pytest.param(half_close_after, StatusCode.UNAVAILABLE, id="half-close"),
+    pytest.param(cut_reply, StatusCode.INTERNAL, id="part-of-a-reply"),
+    pytest.param(byte_of_a_reply, StatusCode.INTERNAL, id="a-byte-of-a-reply"),
+    pytest.param(too_long, StatusCode.INTERNAL, id="length-above-the-limit"),
 ]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
 from anyserve_conformance import proto
+from anyserve_conformance.fixtures import Model
 from anyserve_conformance.raw_grpc import INFER, LIVE, GrpcAnswer
 from anyserve_conformance.raw_http2 import Connect
 from anyserve_conformance.requirement import not_applicable, requirement
@@ -177,7 +177,7 @@ def test_message_is_percent_encoded(raw_http2: Connect, name: str) -> None:
 
 
 @requirement("serving.grpc.trailers")
-def test_answers_on_one_connection(raw_http2: Connect, model: Any) -> None:
+def test_answers_on_one_connection(raw_http2: Connect, model: Model) -> None:
     """Calls one after the other on one connection are each answered on their own stream."""
     connection = raw_http2()
     for number in range(10):

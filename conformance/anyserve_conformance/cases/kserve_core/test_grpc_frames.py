@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hyperframe import frame as frames
 
 from anyserve_conformance import proto
+from anyserve_conformance.fixtures import Model
 from anyserve_conformance.raw_grpc import INFER, GrpcAnswer, literals, prefixed, request_headers
 from anyserve_conformance.raw_http2 import Connect, Http2Connection
 from anyserve_conformance.requirement import requirement
@@ -26,7 +26,7 @@ def _expect_id(answer: GrpcAnswer, request_id: str) -> None:
 
 
 @requirement("serving.grpc.data-frames")
-def test_one_byte_frames(raw_http2: Connect, model: Any) -> None:
+def test_one_byte_frames(raw_http2: Connect, model: Model) -> None:
     """A message of one-byte DATA frames is taken."""
     connection = raw_http2()
     stream = connection.open(INFER)
@@ -37,7 +37,7 @@ def test_one_byte_frames(raw_http2: Connect, model: Any) -> None:
 
 
 @requirement("serving.grpc.data-frames")
-def test_two_frames_cut_anywhere(raw_http2: Connect, model: Any) -> None:
+def test_two_frames_cut_anywhere(raw_http2: Connect, model: Model) -> None:
     """A message is taken that is cut in two at any place, the prefix included."""
     connection = raw_http2()
     body = prefixed(model.request(id="cut"))
@@ -49,7 +49,7 @@ def test_two_frames_cut_anywhere(raw_http2: Connect, model: Any) -> None:
 
 
 @requirement("serving.grpc.data-frames")
-def test_end_in_an_empty_frame(raw_http2: Connect, model: Any) -> None:
+def test_end_in_an_empty_frame(raw_http2: Connect, model: Model) -> None:
     """The end of the request may come later, in an empty DATA frame."""
     connection = raw_http2()
     stream = connection.open(INFER)
@@ -60,7 +60,7 @@ def test_end_in_an_empty_frame(raw_http2: Connect, model: Any) -> None:
 
 
 @requirement("serving.grpc.data-frames")
-def test_empty_frames_between(raw_http2: Connect, model: Any) -> None:
+def test_empty_frames_between(raw_http2: Connect, model: Model) -> None:
     """Empty DATA frames before, in and after a message mean nothing."""
     connection = raw_http2()
     stream = connection.open(INFER)
@@ -73,7 +73,7 @@ def test_empty_frames_between(raw_http2: Connect, model: Any) -> None:
 
 @requirement("serving.grpc.padding", look_at="padding, which counts for the windows and is no data")
 @pytest.mark.parametrize("padding", [0, 1, 255])
-def test_padded_data(raw_http2: Connect, model: Any, padding: int) -> None:
+def test_padded_data(raw_http2: Connect, model: Model, padding: int) -> None:
     """A message in padded DATA frames is taken."""
     connection = raw_http2()
     stream = connection.open(INFER)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hyperframe import frame as frames
 
 from anyserve_conformance.client import Client
+from anyserve_conformance.fixtures import Model
 from anyserve_conformance.raw_grpc import INFER, integer, literal, literals, prefixed, request_headers
 from anyserve_conformance.raw_http2 import PREFACE, Connect, Http2Connection
 from anyserve_conformance.requirement import requirement
@@ -19,7 +19,7 @@ FLOOD = 10_000
 PIECE = 500  # frames that are sent at once
 RESETS = 800  # with a thousand and more calls that no handler has taken yet, grpcio rejects calls of everybody
 
-Abuse = Callable[[Http2Connection, Any], None]
+Abuse = Callable[[Http2Connection, Model], None]
 
 
 def _flood(connection: Http2Connection, frame: frames.Frame, what: str) -> None:
@@ -29,45 +29,45 @@ def _flood(connection: Http2Connection, frame: frames.Frame, what: str) -> None:
         connection.raw(data * PIECE, f"{PIECE} times {what}")
 
 
-def ping_flood(connection: Http2Connection, _model: Any) -> None:
+def ping_flood(connection: Http2Connection, _model: Model) -> None:
     """PING without end."""
     _flood(connection, frames.PingFrame(0, b"flooding"), "PING")
 
 
-def settings_flood(connection: Http2Connection, _model: Any) -> None:
+def settings_flood(connection: Http2Connection, _model: Model) -> None:
     """SETTINGS without end."""
     for _ in range(FLOOD):
         connection.expect_acknowledgement()
     _flood(connection, frames.SettingsFrame(0, {3: 100}), "SETTINGS")
 
 
-def settings_acknowledgement_flood(connection: Http2Connection, _model: Any) -> None:
+def settings_acknowledgement_flood(connection: Http2Connection, _model: Model) -> None:
     """Acknowledgements of SETTINGS that the server did not send."""
     _flood(connection, frames.SettingsFrame(0, flags=["ACK"]), "SETTINGS ACK")
 
 
-def empty_data_flood(connection: Http2Connection, _model: Any) -> None:
+def empty_data_flood(connection: Http2Connection, _model: Model) -> None:
     """Empty DATA frames on a call that does not end."""
     _flood(connection, frames.DataFrame(connection.open(), b""), "empty DATA")
 
 
-def window_update_flood(connection: Http2Connection, _model: Any) -> None:
+def window_update_flood(connection: Http2Connection, _model: Model) -> None:
     """WINDOW_UPDATE without a need."""
     _flood(connection, frames.WindowUpdateFrame(0, 1), "WINDOW_UPDATE")
 
 
-def priority_flood(connection: Http2Connection, _model: Any) -> None:
+def priority_flood(connection: Http2Connection, _model: Model) -> None:
     """PRIORITY of a stream that nobody opened."""
     _flood(connection, frames.PriorityFrame(1_001, depends_on=0, stream_weight=1), "PRIORITY")
 
 
-def unknown_frame_flood(connection: Http2Connection, _model: Any) -> None:
+def unknown_frame_flood(connection: Http2Connection, _model: Model) -> None:
     """Frames of an unknown type."""
     for _ in range(FLOOD // PIECE):
         connection.raw((b"\0\0\x08\xee\0\0\0\0\0" + bytes(8)) * PIECE, f"{PIECE} frames of type 238")
 
 
-def rapid_reset(connection: Http2Connection, model: Any) -> None:
+def rapid_reset(connection: Http2Connection, model: Model) -> None:
     """Calls that are reset at once, whole ones and bare headers."""
     block, message = literals(request_headers(INFER)), prefixed(model.request())
     for _ in range(RESETS // 100):
@@ -81,7 +81,7 @@ def rapid_reset(connection: Http2Connection, model: Any) -> None:
         connection.raw(bytes(piece), "100 calls, each reset at once")
 
 
-def resets_by_mistakes(connection: Http2Connection, _model: Any) -> None:
+def resets_by_mistakes(connection: Http2Connection, _model: Model) -> None:
     """Calls that make the server reset them, by WINDOW_UPDATE of 0."""
     block = literals(request_headers())
     for _ in range(RESETS // 100):
@@ -93,7 +93,7 @@ def resets_by_mistakes(connection: Http2Connection, _model: Any) -> None:
         connection.raw(bytes(piece), "100 calls, each with WINDOW_UPDATE by 0")
 
 
-def headers_without_end(connection: Http2Connection, _model: Any) -> None:
+def headers_without_end(connection: Http2Connection, _model: Model) -> None:
     """A header block that goes on and on, 4 MiB of it."""
     stream = connection.stream()
     field = literal("x-note", "v" * 1_000) * 16
@@ -102,14 +102,14 @@ def headers_without_end(connection: Http2Connection, _model: Any) -> None:
         connection.frame(frames.ContinuationFrame(stream, field))
 
 
-def empty_continuation_flood(connection: Http2Connection, _model: Any) -> None:
+def empty_continuation_flood(connection: Http2Connection, _model: Model) -> None:
     """A header block that goes on in empty frames."""
     stream = connection.stream()
     connection.frame(frames.HeadersFrame(stream, literals(request_headers())), what="HEADERS without END_HEADERS")
     _flood(connection, frames.ContinuationFrame(stream, b""), "empty CONTINUATION")
 
 
-def header_bomb(connection: Http2Connection, _model: Any) -> None:
+def header_bomb(connection: Http2Connection, _model: Model) -> None:
     """A block of 60 KiB that means 16 MiB of fields, by the table."""
     stream = connection.stream()
     connection.headers([], stream=stream, block=literals(request_headers()) + literal("x", "v" * 3_900, form=0x40))
@@ -117,30 +117,30 @@ def header_bomb(connection: Http2Connection, _model: Any) -> None:
     connection.headers([], block=bomb, end_stream=True)
 
 
-def half_a_header_block(connection: Http2Connection, _model: Any) -> None:
+def half_a_header_block(connection: Http2Connection, _model: Model) -> None:
     """HEADERS whose CONTINUATION never comes."""
     connection.frame(frames.HeadersFrame(connection.stream(), literals(request_headers())))
 
 
-def half_a_frame(connection: Http2Connection, _model: Any) -> None:
+def half_a_frame(connection: Http2Connection, _model: Model) -> None:
     """A DATA frame of which only the beginning comes."""
     stream = connection.open()
     connection.raw(b"\0\x40\0\0\1" + stream.to_bytes(4, "big") + b"beginning", "the beginning of a DATA frame")
 
 
-def half_a_message(connection: Http2Connection, model: Any) -> None:
+def half_a_message(connection: Http2Connection, model: Model) -> None:
     """A call that announces 60 MiB and sends ten bytes."""
     connection.upload(connection.open(INFER), prefixed(model.request()[:10], length=60 << 20), end_stream=False)
 
 
-def windows_that_never_open(connection: Http2Connection, model: Any) -> None:
+def windows_that_never_open(connection: Http2Connection, model: Model) -> None:
     """Calls whose large responses may not be sent."""
     connection.settings({4: 0})
     for _ in range(20):
         connection.start(INFER, model.request(id="w" * 50_000))
 
 
-def windows_of_one_byte(connection: Http2Connection, model: Any) -> None:
+def windows_of_one_byte(connection: Http2Connection, model: Model) -> None:
     """Calls whose responses may be sent byte by byte."""
     connection.auto_window = False
     connection.settings({4: 1})
@@ -173,7 +173,7 @@ ABUSES: tuple[Abuse, ...] = (
 
 @requirement("serving.grpc.isolation")
 @pytest.mark.parametrize("abuse", [pytest.param(abuse, id=abuse.__name__) for abuse in ABUSES])
-def test_others_are_served(raw_http2: Connect, client: Client, model: Any, abuse: Abuse) -> None:
+def test_others_are_served(raw_http2: Connect, client: Client, model: Model, abuse: Abuse) -> None:
     """Another connection is served before, during and after an abuse, and a new one too."""
     assert client.live(), "the server does not serve"
     abusive = raw_http2(who="abusive client")
@@ -198,7 +198,7 @@ def test_idle_connections(raw_http2: Connect, client: Client, begin: bytes) -> N
 
 
 @requirement("serving.grpc.isolation", look_at="what is left of a connection that ends in the middle")
-def test_connections_that_end_in_the_middle(raw_http2: Connect, client: Client, model: Any) -> None:
+def test_connections_that_end_in_the_middle(raw_http2: Connect, client: Client, model: Model) -> None:
     """Others are served while connections end at any place of a call, again and again."""
     call = literals(request_headers(INFER))
     body = prefixed(model.request())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from anyserve_conformance import proto
+from anyserve_conformance.fixtures import Model
 from anyserve_conformance.raw_grpc import INFER, GrpcAnswer, Header, prefixed
 from anyserve_conformance.raw_http2 import Connect, Http2Connection
 from anyserve_conformance.requirement import not_applicable, requirement
@@ -47,7 +48,7 @@ def _trailer_values(answer: GrpcAnswer) -> list[str]:
     "serving.grpc.compressed-flag", look_at="the flag decides, and grpc-encoding says how: one without the other"
 )
 @pytest.mark.parametrize("encoding", [None, "identity"])
-def test_flag_without_encoding(raw_http2: Connect, model: Any, encoding: str | None) -> None:
+def test_flag_without_encoding(raw_http2: Connect, model: Model, encoding: str | None) -> None:
     """A message with the compressed flag in a call without an encoding ends with INTERNAL."""
     connection = raw_http2()
     extra = (("grpc-encoding", encoding),) if encoding else ()
@@ -57,7 +58,7 @@ def test_flag_without_encoding(raw_http2: Connect, model: Any, encoding: str | N
 
 
 @requirement("serving.grpc.unknown-encoding")
-def test_unknown_encoding_fails(raw_http2: Connect, model: Any) -> None:
+def test_unknown_encoding_fails(raw_http2: Connect, model: Model) -> None:
     """A message in an encoding that nobody knows ends with an error, and the connection goes on."""
     connection = raw_http2()
     answer = _call(connection, prefixed(model.request(), flag=1), extra=(("grpc-encoding", "no-such-encoding"),))
@@ -66,7 +67,7 @@ def test_unknown_encoding_fails(raw_http2: Connect, model: Any) -> None:
 
 
 @requirement("serving.grpc.unknown-encoding-status")
-def test_unknown_encoding_is_unimplemented(raw_http2: Connect, model: Any) -> None:
+def test_unknown_encoding_is_unimplemented(raw_http2: Connect, model: Model) -> None:
     """A message in an unknown encoding ends with UNIMPLEMENTED."""
     answer = _call(raw_http2(), prefixed(model.request(), flag=1), extra=(("grpc-encoding", "no-such-encoding"),))
     answer.expect_status(UNIMPLEMENTED, "a message in an unknown encoding")
@@ -74,7 +75,7 @@ def test_unknown_encoding_is_unimplemented(raw_http2: Connect, model: Any) -> No
 
 @requirement("serving.grpc.accepted-encoding")
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
-def test_named_encodings_are_taken(raw_http2: Connect, model: Any, encoding: str) -> None:
+def test_named_encodings_are_taken(raw_http2: Connect, model: Model, encoding: str) -> None:
     """A message in an encoding that the server names is served, and so is a plain one beside that encoding."""
     connection = raw_http2()
     if encoding == "gzip" and "gzip" not in _encodings(connection):
@@ -88,7 +89,7 @@ def test_named_encodings_are_taken(raw_http2: Connect, model: Any, encoding: str
 
 
 @requirement("serving.grpc.accepted-encoding", look_at="what happens when a message cannot be decompressed")
-def test_broken_compression_fails(raw_http2: Connect, model: Any) -> None:
+def test_broken_compression_fails(raw_http2: Connect, model: Model) -> None:
     """A message that is not in the encoding that it names ends with an error, and the connection goes on."""
     connection = raw_http2()
     body = prefixed(gzip.compress(model.request())[:-9], flag=1)
@@ -100,7 +101,7 @@ def test_broken_compression_fails(raw_http2: Connect, model: Any) -> None:
     "serving.grpc.response-encoding", look_at="whether a response is compressed: only as grpc-accept-encoding has it"
 )
 @pytest.mark.parametrize("accepted", [None, "identity", "no-such-encoding,identity"])
-def test_response_is_not_compressed_unasked(raw_http2: Connect, model: Any, accepted: str | None) -> None:
+def test_response_is_not_compressed_unasked(raw_http2: Connect, model: Model, accepted: str | None) -> None:
     """The response to a client that takes no compression has none, also if the request has."""
     connection = raw_http2()
     asked: tuple[Header, ...] = (("grpc-accept-encoding", accepted),) if accepted else ()
@@ -113,7 +114,7 @@ def test_response_is_not_compressed_unasked(raw_http2: Connect, model: Any, acce
 
 
 @requirement("serving.grpc.bad-flag")
-def test_unknown_flag_fails(raw_http2: Connect, model: Any) -> None:
+def test_unknown_flag_fails(raw_http2: Connect, model: Model) -> None:
     """Messages whose flag is neither 0 nor 1 end with an error at once, and the connection goes on."""
     connection = raw_http2()
     streams = {flag: _send(connection, prefixed(model.request(), flag=flag)) for flag in (2, 3, 128, 255)}
@@ -136,7 +137,7 @@ CUT = [
 
 @requirement("serving.grpc.cut-message")
 @pytest.mark.parametrize("body", CUT)
-def test_is_not_answered_with_ok(raw_http2: Connect, model: Any, body: Any) -> None:
+def test_is_not_answered_with_ok(raw_http2: Connect, model: Model, body: Any) -> None:
     """A call that ends before its message does not succeed, and the connection goes on."""
     connection = raw_http2()
     stream = _send(connection, body(model.request()))
@@ -154,7 +155,7 @@ def test_headers_that_end_the_call(raw_http2: Connect) -> None:
 
 
 @requirement("serving.grpc.cut-message-status")
-def test_is_answered_at_once(raw_http2: Connect, model: Any) -> None:
+def test_is_answered_at_once(raw_http2: Connect, model: Model) -> None:
     """Calls that end before their message, or with their headers, end with an error at once."""
     connection = raw_http2()
     streams = {str(cut.id): _send(connection, cut.values[0](model.request())) for cut in CUT}  # type: ignore[operator]
@@ -167,7 +168,7 @@ def test_is_answered_at_once(raw_http2: Connect, model: Any) -> None:
 
 
 @requirement("serving.grpc.cut-message", look_at="what follows the message of a unary call")
-def test_message_shorter_than_sent(raw_http2: Connect, model: Any) -> None:
+def test_message_shorter_than_sent(raw_http2: Connect, model: Model) -> None:
     """A length shorter than what is sent cuts the message: the call does not return what stands behind it."""
     connection = raw_http2()
     message = model.request(id="whole")
@@ -180,7 +181,7 @@ def test_message_shorter_than_sent(raw_http2: Connect, model: Any) -> None:
 
 @requirement("serving.grpc.cut-message", look_at="that room for a message is not made before its bytes come")
 @pytest.mark.parametrize("length", [65 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1])
-def test_announced_length_is_no_harm(raw_http2: Connect, model: Any, length: int) -> None:
+def test_announced_length_is_no_harm(raw_http2: Connect, model: Model, length: int) -> None:
     """A huge announced length does not succeed, and the connection goes on, before and after the call is reset."""
     connection = raw_http2()
     stream = connection.open(INFER)
@@ -192,7 +193,7 @@ def test_announced_length_is_no_harm(raw_http2: Connect, model: Any, length: int
 
 
 @requirement("serving.grpc.two-messages")
-def test_second_message_fails(raw_http2: Connect, model: Any) -> None:
+def test_second_message_fails(raw_http2: Connect, model: Model) -> None:
     """A unary call with two messages ends with an error, and the connection goes on."""
     connection = raw_http2()
     answer = _call(connection, 2 * prefixed(model.request()))
@@ -201,7 +202,7 @@ def test_second_message_fails(raw_http2: Connect, model: Any) -> None:
 
 
 @requirement("serving.grpc.trailers", look_at="how many responses a unary call gets")
-def test_two_messages_get_one_answer(raw_http2: Connect, model: Any) -> None:
+def test_two_messages_get_one_answer(raw_http2: Connect, model: Model) -> None:
     """A unary call with two messages is answered once at most."""
     answer = _call(raw_http2(), prefixed(model.request(id="one")) + prefixed(model.request(id="two")))
     assert answer.finished, "the call did not end"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from anyserve_conformance import proto
+from anyserve_conformance.fixtures import Model
 from anyserve_conformance.raw_grpc import INFER, GrpcAnswer, prefixed
 from anyserve_conformance.raw_http2 import Connect
 from anyserve_conformance.requirement import not_applicable, requirement
@@ -28,7 +27,7 @@ def _expect_id(answer: GrpcAnswer, request_id: str) -> None:
 @pytest.mark.parametrize(
     "place", ["before-the-message", "in-the-prefix", "in-the-message", "after-the-message", "ended"]
 )
-def test_call_is_reset(raw_http2: Connect, model: Any, place: str) -> None:
+def test_call_is_reset(raw_http2: Connect, model: Model, place: str) -> None:
     """After a call was reset anywhere, the other calls of the connection are answered, those before it and after it."""
     connection = raw_http2()
     body = prefixed(model.request())
@@ -64,7 +63,7 @@ def test_late_frames_of_a_reset_stream(raw_http2: Connect) -> None:
 
 
 @requirement("serving.grpc.concurrent", look_at="how many calls of one connection run at once")
-def test_many_at_once(raw_http2: Connect, model: Any) -> None:
+def test_many_at_once(raw_http2: Connect, model: Model) -> None:
     """As many calls as the server allows, 100 at most, are open at once on a connection and all are served."""
     connection = raw_http2(settings={INITIAL_WINDOW_SIZE: 0})  # no response ends before the windows are opened
     count = min(MANY, connection.peer_settings.get(MAX_CONCURRENT_STREAMS, MANY))
@@ -78,7 +77,7 @@ def test_many_at_once(raw_http2: Connect, model: Any) -> None:
 
 
 @requirement("serving.grpc.concurrent")
-def test_interleaved_messages(raw_http2: Connect, model: Any) -> None:
+def test_interleaved_messages(raw_http2: Connect, model: Model) -> None:
     """Calls whose messages come in turns, a few bytes each, are all served with their own."""
     connection = raw_http2()
     bodies = [prefixed(model.request(id=f"turn {number}")) for number in range(5)]

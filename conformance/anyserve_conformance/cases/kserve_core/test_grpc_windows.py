@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from anyserve_conformance import proto
+from anyserve_conformance.fixtures import Model
 from anyserve_conformance.raw_grpc import INFER, GrpcAnswer, prefixed
 from anyserve_conformance.raw_http2 import Connect, Http2Connection
 from anyserve_conformance.requirement import requirement
@@ -61,7 +60,7 @@ def test_window_of_one_byte(raw_http2: Connect) -> None:
 
 
 @requirement("serving.grpc.flow-control")
-def test_window_of_the_connection(raw_http2: Connect, model: Any) -> None:
+def test_window_of_the_connection(raw_http2: Connect, model: Model) -> None:
     """A response larger than the connection's window waits for it, although its stream's window is open."""
     connection = raw_http2(settings={INITIAL_WINDOW_SIZE: 1 << 20}, auto_window=False)
     stream = connection.start(INFER, model.request(id="c" * LARGE))
@@ -75,7 +74,7 @@ def test_window_of_the_connection(raw_http2: Connect, model: Any) -> None:
 @requirement(
     "serving.grpc.flow-control", look_at="SETTINGS that make the window of a stream negative (RFC 9113, 6.9.2)"
 )
-def test_window_is_made_smaller(raw_http2: Connect, model: Any) -> None:
+def test_window_is_made_smaller(raw_http2: Connect, model: Model) -> None:
     """A window that SETTINGS make negative stays closed until WINDOW_UPDATE has brought it above 0."""
     connection = raw_http2(auto_window=False)
     connection.window_update(0, 4 * LARGE)
@@ -91,7 +90,7 @@ def test_window_is_made_smaller(raw_http2: Connect, model: Any) -> None:
 
 
 @requirement("serving.grpc.stalled-stream", look_at="that a response without a window holds up nothing but itself")
-def test_stalled_stream_holds_up_no_other(raw_http2: Connect, model: Any) -> None:
+def test_stalled_stream_holds_up_no_other(raw_http2: Connect, model: Model) -> None:
     """While the responses of some calls have no window, other calls of the connection are answered."""
     connection = raw_http2(settings=CLOSED)
     stalled = [connection.start(INFER, model.request(id=f"stalled {number}")) for number in range(8)]
@@ -123,14 +122,14 @@ def test_stalled_stream_is_reset(raw_http2: Connect) -> None:
 @requirement(
     "serving.grpc.receive-window", look_at="WINDOW_UPDATE as a message is read, for the stream and the connection"
 )
-def test_large_request(raw_http2: Connect, model: Any) -> None:
+def test_large_request(raw_http2: Connect, model: Model) -> None:
     """A message of 1 MiB is taken within the windows that the server opens, and returned."""
     connection = raw_http2()
     _expect_id(connection.call(INFER, model.request(id="L" * (1 << 20))), "L" * (1 << 20))
 
 
 @requirement("serving.grpc.receive-window")
-def test_many_requests(raw_http2: Connect, model: Any) -> None:
+def test_many_requests(raw_http2: Connect, model: Model) -> None:
     """A connection takes far more bytes in its course than its first window."""
     connection = raw_http2()
     for _ in range(8):
