@@ -48,7 +48,7 @@ def cases() -> list[Any]:
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         status = pytest.main([*own, "-p", "anyserve_conformance.plugin", str(CASES)], plugins=[collector])
     if status != pytest.ExitCode.OK:
-        raise ValueError(f"the cases cannot be collected:\n{output.getvalue()}")
+        raise ValueError("\n".join(["the cases cannot be collected:", *output.getvalue().splitlines()[-20:]]))
     return collector.cases
 
 

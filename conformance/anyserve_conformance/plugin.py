@@ -328,6 +328,7 @@ def _reason(error: BaseException) -> str:
         text = f"the call ended with {error.code().name}: {error.details()}"
     elif not isinstance(error, AssertionError | CannotStart):
         text = f"{type(error).__name__}: {text}"
+    text = text.partition("\nassert ")[0]  # what pytest adds for those who read Python
     notes = "\n".join(getattr(error, "__notes__", ()))
     return f"{text}\n{notes}".strip()
 

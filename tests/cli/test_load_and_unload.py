@@ -115,6 +115,7 @@ def test_load_that_fails_can_be_tried_again(instance: Instance, tmp_path: Path) 
 def test_unload_of_what_has_just_crashed(tmp_path: Path) -> None:
     with serving(APP, directory=tmp_path) as instance:
         (crashed,) = pids(instance)
+        (tmp_path / "broken").touch()  # so that it does not come back
         instance.kill_worker(crashed)
         with pytest.raises(InferenceError) as caught:
             instance.client.infer("llama", {})
@@ -123,6 +124,7 @@ def test_unload_of_what_has_just_crashed(tmp_path: Path) -> None:
         with pytest.raises(InferenceError) as caught:
             instance.client.infer("llama", {})
         assert caught.value.code is Code.NOT_FOUND
+        (tmp_path / "broken").unlink()
         assert load(instance, "llama").isLoaded
         assert pids(instance)
 

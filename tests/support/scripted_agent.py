@@ -28,13 +28,14 @@ class ScriptedAgent:
     """A management port that records what a worker says, in order, and answers as the test wants.
 
     `answers` maps the name of an RPC to a function of its request that returns the
-    reply; `refuse` makes every registration fail with a status.
+    reply; `refuse` makes every call of the RPC `refused` fail with a status.
     """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.metadata: list[Mapping[str, str]] = []
         self.refuse: tuple[grpc.StatusCode, str] | None = None
+        self.refused = "RegisterModel"
         self.answers: dict[str, Callable[[Any], Any]] = {
             "RegisterModel": lambda _: pb.RegisterModelResponse(success=True),
             "Heartbeat": lambda _: pb.HeartbeatResponse(healthy=True),
@@ -82,7 +83,7 @@ class ScriptedAgent:
                 self.calls.append((name, request))
                 self.metadata.append(dict(context.invocation_metadata()))
                 self._news.notify_all()
-            if self.refuse is not None and name == "RegisterModel":
+            if self.refuse is not None and name == self.refused:
                 context.abort(*self.refuse)
             return self.answers[name](request)
 

@@ -56,6 +56,14 @@ class Class(Worker):
 
 CLASS = "--group=Class"
 
+REFUSALS = [
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNIMPLEMENTED,
+]
+OTHERS = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND]
+
 
 def test_registration_says_what_was_declared(tmp_path: Path) -> None:
     with scripted(APP, directory=tmp_path) as worker:
@@ -134,15 +142,7 @@ def test_without_an_agent_it_gives_up_and_cleans_up(tmp_path: Path) -> None:
         assert worker.sockets() == []
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    ],
-)
+@pytest.mark.parametrize("code", REFUSALS)
 def test_refused_registration_ends_it_with_the_reason(tmp_path: Path, code: grpc.StatusCode) -> None:
     agent = ScriptedAgent()
     agent.refuse = (code, "we do not want you")
@@ -162,13 +162,65 @@ def test_registration_that_is_answered_without_success(tmp_path: Path) -> None:
         assert "we do not want you" in worker.stderr
 
 
-def test_agent_that_is_out_of_order_for_a_moment_is_tried_again(tmp_path: Path) -> None:
+def test_refused_after_some_of_its_registrations_were_taken_it_takes_its_leave(tmp_path: Path) -> None:
     agent = ScriptedAgent()
-    agent.refuse = (grpc.StatusCode.UNAVAILABLE, "draining")
+    taken = iter([True, True])
+    agent.answers["RegisterModel"] = lambda _: pb.RegisterModelResponse(success=next(taken, False))
+    with scripted(APP, directory=tmp_path, agent=agent) as worker:
+        assert worker.wait(15) == 1
+        assert agent.names() == ["RegisterModel"] * 3 + ["UnregisterWorker"]
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_refused_heartbeat_ends_it_too(tmp_path: Path, code: grpc.StatusCode) -> None:
+    with scripted(APP, CLASS, directory=tmp_path) as worker:
+        worker.agent.called("Heartbeat", count=2)
+        worker.agent.refused = "Heartbeat"
+        worker.agent.refuse = (code, "we do not want you any more")
+        assert worker.wait(15) == 1
+        assert any("we do not want you any more" in line.get("reason", "") for line in worker.logs("leaving"))
+        assert worker.agent.names() == ["RegisterModel", "UnregisterWorker"]
+        assert (tmp_path / "cleaned").read_text() == "once"
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_agent_that_is_out_of_order_for_a_moment_is_tried_again(tmp_path: Path, code: grpc.StatusCode) -> None:
+    agent = ScriptedAgent()
+    agent.refuse = (code, "not now")
     with scripted(APP, CLASS, directory=tmp_path, agent=agent) as worker:
         agent.called("RegisterModel", count=3)
         agent.refuse = None
         agent.called("Heartbeat")
+        assert worker.running
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_after_any_other_status_of_a_heartbeat_it_registers_again(tmp_path: Path, code: grpc.StatusCode) -> None:
+    with scripted(APP, CLASS, directory=tmp_path) as worker:
+        agent = worker.agent
+        agent.called("Heartbeat", count=2)
+        agent.refused, agent.refuse = "Heartbeat", (code, "not now")
+        agent.called("RegisterModel", count=2)
+        agent.refuse = None
+        beats = sum(name == "Heartbeat" for name, _ in agent.calls)
+        agent.called("Heartbeat", count=beats + 3)
+        assert worker.running
+
+
+def test_an_error_status_is_no_answer_of_an_agent(tmp_path: Path) -> None:
+    """The time without an agent runs from the start, and only a reply ends it."""
+    agent = ScriptedAgent()
+    agent.refuse = (grpc.StatusCode.UNAVAILABLE, "not now")
+    with scripted(APP, CLASS, "--orphan-timeout=0.5", directory=tmp_path, agent=agent) as worker:
+        assert worker.wait(15) == 0
+        assert worker.logs("leaving")[0]["reason"] == "no agent has answered for 0.5 s"
+
+
+def test_an_agent_that_takes_registrations_alone_has_answered(tmp_path: Path) -> None:
+    agent = ScriptedAgent()
+    agent.refused, agent.refuse = "Heartbeat", (grpc.StatusCode.UNAVAILABLE, "not now")
+    with scripted(APP, CLASS, "--orphan-timeout=0.5", directory=tmp_path, agent=agent) as worker:
+        agent.called("Heartbeat", count=15)  # one every 0.1 s
         assert worker.running
 
 

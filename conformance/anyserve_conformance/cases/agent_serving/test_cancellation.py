@@ -42,6 +42,22 @@ def test_client_cancels(agent: Agent, so_far: Callable[[Exchange], None]) -> Non
     exchange.cancelled()
 
 
+@requirement("frame.cancel.client", "frame.cancel.deadline")
+@pytest.mark.parametrize("how", ["cancelled", "deadline"])
+def test_between_the_replies_of_a_stream(agent: Agent, how: str) -> None:
+    """The connection of a streaming exchange is closed when its call ends between two replies."""
+    name = agent.name("stream")
+    worker = agent.worker(name, stream=True)
+    timeout = agent.patience(0.6) if how == "deadline" else None
+    stream = agent.stream(timeout=timeout).send(wire.request(name))
+    exchange = worker.exchange()
+    exchange.send(wire.stream_reply(request_id="first"))
+    assert stream.receive().response.id == "first", "another response came"
+    if how == "cancelled":
+        stream.cancel()
+    exchange.cancelled()
+
+
 @requirement("frame.cancel.client")
 def test_client_closes_its_connection(agent: Agent) -> None:
     """When the client closes its channel, the connection of the exchange is closed."""

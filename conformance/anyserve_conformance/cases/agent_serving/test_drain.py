@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from grpc import StatusCode
 
 from anyserve_conformance import proto, wire
@@ -134,4 +136,41 @@ def test_not_before_the_grace(launch_agent: LaunchAgent) -> None:
     """Within the grace a call goes on although nothing happens on it."""
     drain = Draining(launch_agent, grace=3)
     drain.agent.patience.while_nothing(lambda: drain.call.done, "the call was ended before the grace", for_=1.0)
+    drain.finish()
+
+
+@requirement("lifecycle.drain.signal")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_both_signals(launch_agent: LaunchAgent, number: signal.Signals) -> None:
+    """SIGTERM and SIGINT drain: a call under way is served, and the exit status is 0."""
+    agent = launch_agent(grace=20)
+    name = agent.name()
+    worker = agent.worker(name)
+    call = agent.start_infer(name)
+    exchange = worker.exchange()
+    agent.program.signal(number)
+    agent.patience.until(
+        lambda: agent.infer(agent.name("nobody")).code is StatusCode.UNAVAILABLE, "the beginning of the drain"
+    )
+    exchange.answer()
+    call.answer().expect_ok()
+    assert agent.program.wait() == 0, "the exit status is not 0"
+
+
+@requirement("lifecycle.drain.hurry")
+def test_a_further_sigint(launch_agent: LaunchAgent) -> None:
+    """A further SIGINT ends the calls under way long before the grace has passed."""
+    drain = Draining(launch_agent, grace=600)
+    drain.agent.program.signal(signal.SIGINT)
+    assert drain.call.answer().code is not StatusCode.OK
+    drain.exchange.cancelled()
+    drain.agent.program.wait()
+
+
+@requirement("lifecycle.drain.hurry")
+def test_a_further_sigterm(launch_agent: LaunchAgent) -> None:
+    """A further SIGTERM changes nothing: the call under way goes on."""
+    drain = Draining(launch_agent)
+    drain.agent.program.signal(signal.SIGTERM)
+    drain.agent.patience.while_nothing(lambda: drain.call.done, "a second SIGTERM ended the call", for_=0.5)
     drain.finish()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+
 import pytest
 from grpc import StatusCode
 
@@ -83,6 +85,34 @@ def test_once_more_and_no_more(agent: Agent) -> None:
     assert call.answer().message.id == "good", "the request was not answered by the other match"
     assert len(first.connections) == 2, f"{len(first.connections)} connections were made to the first worker"
     assert len(good.requests) == 1
+
+
+@requirement("frame.retry.kept", "frame.retry.once")
+def test_not_on_another_kept_connection(agent: Agent) -> None:
+    """A request that was not taken on a kept connection comes on a new one, and not on another that was kept."""
+    name = agent.name("m")
+    worker = agent.worker(name, raw=True)
+    calls = [agent.start_infer(name) for _ in range(2)]
+    kept = [worker.connection() for _ in calls]
+    for connection in kept:
+        connection.read_frame()
+    for call, connection in zip(calls, kept, strict=True):
+        connection.send_frame(b"")
+        call.answer().expect_ok()
+    call = agent.start_infer(name)
+    agent.patience.until(lambda: any(map(has_bytes, kept)), "the request to come on a kept connection")
+    first, other = kept if has_bytes(kept[0]) else reversed(kept)
+    reset(first)
+    following = worker.connection()
+    following.read_frame()
+    assert not has_bytes(other), "the request came on another kept connection"
+    following.send_frame(GOOD)
+    assert call.answer().message.id == "good", "another reply came"
+
+
+def has_bytes(connection: Connection) -> bool:
+    """Whether something can be read."""
+    return bool(select.select([connection.socket], [], [], 0)[0])
 
 
 @requirement("frame.retry.kept")

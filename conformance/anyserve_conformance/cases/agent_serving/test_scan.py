@@ -139,7 +139,9 @@ def test_name_that_was_emptied(agent: Agent) -> None:
 
 
 @requirement("frame.scan.last")
-@pytest.mark.parametrize(("versions", "served_by"), [(("1", "2"), "2"), (("2", "1"), "1"), (("1", ""), "2")])
+@pytest.mark.parametrize(
+    ("versions", "served_by"), [(("1", "2"), "2"), (("2", "1"), "1"), (("1", ""), "2")], ids=["2", "1", "empty"]
+)
 def test_last_version(agent: Agent, versions: tuple[str, ...], served_by: str) -> None:
     """The last version of a request counts, also an empty one, with which the newest is chosen."""
     name = agent.name("versions")

@@ -37,7 +37,7 @@ def test_lengths(worker: WorkerUnderTest, size: int) -> None:
 
 
 @requirement("frame.length.split", look_at=READING)
-def test_byte_by_byte(worker: WorkerUnderTest) -> None:
+def test_single_bytes(worker: WorkerUnderTest) -> None:
     """A frame that arrives in single bytes is read as one."""
     connection = worker.connect()
     data = wire.frame(worker.request("echo", raw=b"abc"))
