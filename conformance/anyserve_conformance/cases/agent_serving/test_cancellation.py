@@ -170,7 +170,7 @@ def test_place_is_free_after_a_deadline(agent: Agent) -> None:
     """An exchange whose deadline passed gives its place back, and is no violation."""
     name = agent.name("late")
     worker = agent.worker(name, max_concurrency=1)
-    for _ in range(3):
+    for _ in range(2):
         call = agent.start_infer(name, timeout=agent.patience(0.3))
         exchange = worker.exchange()
         call.answer().expect(StatusCode.DEADLINE_EXCEEDED)
