@@ -299,6 +299,7 @@ class Client:
             options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", window)]
         self.channel = grpc.insecure_channel(target, options=options)
         self._streams: list[Stream] = []
+        self._calls: list[Any] = []  # grpcio cancels a call that nobody holds
 
     def __repr__(self) -> str:
         return self.who
@@ -318,6 +319,7 @@ class Client:
         self.transcript.sent(self.who, f"{name} request", data, self.text(message, method))
         make: Any = self.channel.unary_unary(f"/{self.service}/{name}")
         future = make.future(data, metadata=(*self._metadata, *metadata), timeout=timeout, wait_for_ready=False)
+        self._calls.append(future)
         return Call(future, name, proto.message(method.output_type.full_name), self)
 
     def call(

@@ -76,7 +76,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "suppress_health_check": list(hypothesis.HealthCheck),
         "report_multiple_bugs": False,
     }
-    hypothesis.settings.register_profile("conformance", max_examples=25, derandomize=True, **profile)
+    # Not shrunk: where a failure is a wait in vain, each step would be another.
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    hypothesis.settings.register_profile("conformance", max_examples=25, derandomize=True, phases=phases, **profile)
     hypothesis.settings.register_profile("long", max_examples=2_000, **profile)
     if not config.getoption("--hypothesis-profile", None):
         hypothesis.settings.load_profile("conformance")
@@ -220,7 +222,6 @@ def _check_known_failing(known: KnownFailing, ids: set[str]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.getoption("list_cases"):
         summary.print_catalogue([item.stash[CASE] for item in session.items if CASE in item.stash])
-        session.items.clear()
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:

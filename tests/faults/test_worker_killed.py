@@ -130,6 +130,19 @@ def test_the_only_one(tmp_path: Path, model: str) -> None:
         assert any("expected back" in error.message for error in told)
 
 
+def test_what_the_new_worker_no_longer_serves(tmp_path: Path) -> None:
+    """A worker that comes back with less than the one before it is not waited for any longer."""
+    source = APP + "\n\nif not os.path.exists('fewer'):\n    app.capability(type='goes')(pid)\n"
+    with serving(source, directory=tmp_path) as instance:
+        victim = pid(instance, "goes")
+        (tmp_path / "fewer").touch()
+        instance.kill_worker(victim)
+        back(instance, victim)
+        with pytest.raises(InferenceError) as caught:
+            pid(instance, "goes")
+        assert caught.value.code is Code.NOT_FOUND
+
+
 def test_child_that_outlives_it_holds_up_nothing(tmp_path: Path) -> None:
     """A process that a dead worker has forked keeps its sockets open; its requests end all the same."""
     with serving(APP, "--heartbeat-timeout=600", directory=tmp_path) as instance:

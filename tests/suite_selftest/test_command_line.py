@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+
 from support.suite import AGENT, CASES, ROOT, cases, outcomes, run
 
 RUN_MUTANT = Path(__file__).with_name("run_mutant.py")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from mutants import MUTANTS, Mutant
+
 from support.suite import CASES, ROOT, cases, run
 
 RUN = Path(__file__).with_name("run_mutant.py")

@@ -47,6 +47,10 @@ class WatcherTooSlow(Exception):
     """A watcher did not take its events; it has missed some."""
 
 
+_Watcher = asyncio.Queue[Event | WatcherTooSlow | None]
+"""What one watcher has to take: events, then why it gets no more, or None."""
+
+
 class EventLog:
     """Numbers events and hands them to the watchers, none of which can hold up the agent.
 
@@ -56,8 +60,9 @@ class EventLog:
 
     def __init__(self, max_watchers: int) -> None:
         self._max_watchers = max_watchers
-        self._watchers: set[asyncio.Queue[Event | None]] = set()
+        self._watchers: set[_Watcher] = set()
         self._sequence = 0
+        self._closed = False
 
     def publish(
         self, type_: EventType, *, worker_id: str = "", registration: Registration | None = None, message: str = ""
@@ -70,7 +75,13 @@ class EventLog:
                 watcher.put_nowait(event)
             else:
                 self._watchers.discard(watcher)
-                watcher.put_nowait(None)
+                watcher.put_nowait(WatcherTooSlow(f"{WATCHER_BUFFER} events were not taken; call WatchEvents again"))
+
+    def close(self) -> None:
+        """Ends what the watchers get, behind the events that they have not taken yet."""
+        self._closed = True
+        while self._watchers:
+            self._watchers.pop().put_nowait(None)
 
     @property
     def sequence(self) -> int:
@@ -87,15 +98,19 @@ class EventLog:
         """
         if len(self._watchers) >= self._max_watchers:
             raise TooManyWatchers(f"{self._max_watchers} watchers are there already (--max-watchers)")
-        queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._watchers.add(queue)
+        queue: _Watcher = asyncio.Queue()
+        if self._closed:
+            queue.put_nowait(None)
+        else:
+            self._watchers.add(queue)
         try:
             yield _taken_from(queue)
         finally:
             self._watchers.discard(queue)
 
 
-async def _taken_from(queue: asyncio.Queue[Event | None]) -> AsyncIterator[Event]:
+async def _taken_from(queue: _Watcher) -> AsyncIterator[Event]:
     while (event := await queue.get()) is not None:
+        if isinstance(event, WatcherTooSlow):
+            raise event
         yield event
-    raise WatcherTooSlow(f"{WATCHER_BUFFER} events were not taken; call WatchEvents again")

@@ -16,7 +16,7 @@ from typing import Any
 from anyserve._proto import worker_management_pb2 as pb
 from anyserve.agent.config import AgentConfig
 from anyserve.agent.events import Event, EventLog, EventType, TooManyWatchers, WatcherTooSlow
-from anyserve.agent.grpc_calls import Context, aborting, carries, until
+from anyserve.agent.grpc_calls import Context, aborting, carries
 from anyserve.agent.queues import Admission
 from anyserve.agent.registry import Registration, Registry, RegistryFull, TensorMetadata
 from anyserve.agent.workers import KnownWorker, WorkerEnded, Workers
@@ -42,7 +42,6 @@ class ManagementService:
         self._admission = admission
         self._workers = workers
         self._events = events
-        self._closing = asyncio.Event()
 
     def methods(self) -> Mapping[str, Callable[..., Any]]:
         """RPC name -> its handler."""
@@ -56,8 +55,8 @@ class ManagementService:
         }
 
     def close(self) -> None:
-        """Ends the calls that watch events."""
-        self._closing.set()
+        """Ends the calls that watch events, each when its client has taken the last one."""
+        self._events.close()
 
     def _guarded(self, handler: Callable[[Any], Any]) -> Callable[..., Any]:
         @wraps(handler)
@@ -115,7 +114,7 @@ class ManagementService:
                 existing = tuple(self._registry) if request.include_existing else ()
                 sequence = self._events.sequence
                 await context.send_initial_metadata(())  # tells the client that it misses nothing from here on
-                await until(self._closing, self._tell(events, existing, sequence, context))
+                await self._tell(events, existing, sequence, context)
         except (TooManyWatchers, WatcherTooSlow) as error:
             raise InferenceError(Code.RESOURCE_EXHAUSTED, str(error)) from error
 

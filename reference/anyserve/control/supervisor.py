@@ -13,17 +13,13 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from anyserve.control.backoff import Backoff
 from anyserve.control.worker_process import GroupInfo, LaunchOptions, LoadedApp, WorkerProcess
 from anyserve.errors import Code, InferenceError
 
 __all__ = ["StartFailed", "Supervisor"]
 
 log = logging.getLogger(__name__)
-
-FIRST_BACKOFF = 0.5
-LONGEST_BACKOFF = 30.0
-STABLE_AFTER = 60.0
-"""A worker that ran so long is no longer in a crash loop: the next backoff is the first again."""
 
 
 class StartFailed(Exception):
@@ -59,7 +55,7 @@ class _Place:
         self._launch_options = launch_options
         self._agent = agent
         self._running = running
-        self._backoff = FIRST_BACKOFF
+        self._backoff = Backoff()
         self._keeper: asyncio.Task[None] | None = None
         self._name = secrets.token_hex(4)  # the agent knows it by that
         self.group = group
@@ -124,13 +120,11 @@ class _Place:
                     log.info("worker ended", extra={"worker": process.worker_id})
                 else:
                     log.error("worker crashed", extra={"worker": process.worker_id, "reason": process.failure})
-            if time.monotonic() - started > STABLE_AFTER:
-                self._backoff = FIRST_BACKOFF
-            log.info("restarting a worker", extra={"group": self.group, "after": self._backoff})
-            await asyncio.sleep(self._backoff)
+            wait = self._backoff.after(time.monotonic() - started)
+            log.info("restarting a worker", extra={"group": self.group, "after": wait})
+            await asyncio.sleep(wait)
             if self.process is not process:
                 continue  # a new one has come by a reload
-            self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
             try:
                 self.put(await self.launch())
             except OSError as error:

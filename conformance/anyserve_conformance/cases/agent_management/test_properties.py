@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -381,4 +382,10 @@ def test_any_order_of_changes(agent: Agent) -> None:
         def __init__(self) -> None:
             super().__init__(agent, places)
 
-    run_state_machine_as_test(Machine, settings=bounds)
+    try:
+        run_state_machine_as_test(Machine, settings=bounds)
+    except FlakyFailure as error:
+        first = error.exceptions[0]
+        if not isinstance(first, AssertionError | grpc.RpcError | OSError):
+            raise
+        raise AssertionError(f"{first}\nThe same steps did not fail again.") from error
