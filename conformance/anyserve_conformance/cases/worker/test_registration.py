@@ -175,9 +175,9 @@ def test_a_peer_of_another_user(worker: WorkerUnderTest) -> None:
     """A connection from another user than its own and root is closed without an answer."""
     if os.geteuid() != 0:
         skipped("needs root, to become another user")
-    os.chmod(os.path.dirname(worker.path), 0o711)  # noqa: S103 - the check of the peer is what is left
+    os.chmod(os.path.dirname(worker.path), 0o711)  # the check of the peer is what is left
     mode = stat.S_IMODE(os.stat(worker.path).st_mode)
-    os.chmod(worker.path, 0o666)  # noqa: S103
+    os.chmod(worker.path, 0o666)
     script = (
         "import os, socket, sys; os.setgid(65534); os.setuid(65534)\n"
         "s = socket.socket(socket.AF_UNIX); s.settimeout(10); s.connect(sys.argv[1])\n"
