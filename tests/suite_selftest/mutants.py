@@ -127,9 +127,14 @@ _FRAMES = [
         "if not head.model_name and (name := request.head.model_name or registration.listed_name):", "if (name := \"\"):",
     ),
     Mutant(
-        "reply-version-overwritten", "frame.reply.fill-version", "agent.dispatcher",
+        "reply-version-overwritten", "frame.reply.fill-order", "agent.dispatcher",
         "if not head.model_version and (version := registration.listed_version):",
         "if version := registration.listed_version:",
+    ),
+    Mutant(
+        "reply-version-not-filled", "frame.reply.fill-version", "agent.dispatcher",
+        "if not head.model_version and (version := registration.listed_version):",
+        "if not head.model_version and (version := request.head.model_version):",
     ),
     Mutant(
         "reply-id-not-filled", "frame.reply.fill-id", "agent.dispatcher",

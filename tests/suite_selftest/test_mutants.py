@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kill_table import note_kill
 from mutants import MUTANTS, Mutant
 
 from support.suite import CASES, ROOT, cases, run
@@ -54,17 +55,25 @@ def run_suite(
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
 def test_killed(mutant: Mutant, tmp_path: Path) -> None:
+    started = time.monotonic()
     status, records = run_suite(
         mutant.subject, mutant.name, [mutant.requirement], tmp_path, "--patience", PATIENCE, "--maxfail=1"
     )
-    killers = [r["id"] for r in records if r["outcome"] == "fail" and mutant.requirement in r["requirements"]]
+    killers = [r for r in records if r["outcome"] == "fail" and mutant.requirement in r["requirements"]]
+    if kept := os.environ.get("CONFORMANCE_REPORTS"):
+        note_kill(Path(kept, "mutants", "notes"), mutant, killers, time.monotonic() - started)
     outcomes = {r["id"]: f"{r['outcome']}: {r['reason'][:300]}" for r in records if r["outcome"] != "pass"}
     assert killers, f"no case of {mutant.requirement} failed: status {status}, {len(records)} cases, {outcomes}"
     assert status == 1, f"exit status {status}: {outcomes}"
-    if directory := os.environ.get("SELFTEST_KILLS"):
-        kill = {"mutant": mutant.name, "requirement": mutant.requirement, "killed_by": killers, "old": mutant.old}
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        (Path(directory) / f"{mutant.name}.json").write_text(json.dumps(kill))
+
+
+@pytest.mark.parametrize("subject", ["agent", "worker"])
+def test_unmutated(subject: str, tmp_path: Path) -> None:
+    """The same program without a mutation passes all cases that kill mutants, with the patience of everybody."""
+    requirements = sorted({mutant.requirement for mutant in MUTANTS.values() if mutant.subject == subject})
+    status, records = run_suite(subject, "none", requirements, tmp_path)
+    assert status == 0, [f"{r['id']}: {r['reason'][:300]}" for r in records if r["outcome"] in {"fail", "error"}]
+    assert len(records) > len(requirements)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
