@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from grpc import StatusCode
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anyserve_conformance import wire
 from anyserve_conformance.agent import Agent
@@ -141,3 +144,61 @@ def test_none_can_be_reached(agent: Agent) -> None:
     worker = agent.worker(name)
     worker.refuse()
     agent.infer(name).expect(StatusCode.UNAVAILABLE)
+
+
+# Any set of capabilities and any query, against the definition said as plainly as possible.
+
+VALUES = ("1", "2", "10", "a", "ab", "b")
+PATTERNS: dict[str, Callable[[str], bool]] = {
+    **{value: value.__eq__ for value in VALUES},
+    "a*": lambda text: text.startswith("a"),
+    "?": lambda text: len(text) == 1,
+    "a|10": lambda text: text in ("a", "10"),
+    "b|a*": lambda text: text == "b" or text.startswith("a"),
+    "!=a": lambda text: text != "a",
+    ">=2": lambda text: text in ("2", "10"),
+    "<10": lambda text: text in ("1", "2"),
+}
+EXACT = {**{value: {value} for value in VALUES}, "a|10": {"a", "10"}, "b|a*": {"b"}}
+CAPABILITIES = st.dictionaries(st.sampled_from("xyz"), st.sampled_from(VALUES), max_size=3)
+
+
+def best_of(offers: list[tuple[dict[str, str], int]], query: dict[str, str]) -> set[int]:
+    """The numbers of the offers that rank highest."""
+    ranks = {}
+    for number, (capability, priority) in enumerate(offers):
+        if all(key in capability and PATTERNS[pattern](capability[key]) for key, pattern in query.items()):
+            exact = sum(capability[key] in EXACT.get(pattern, ()) for key, pattern in query.items())
+            ranks[number] = (exact, priority, -len(capability))
+    return {number for number, rank in ranks.items() if rank == max(ranks.values())}
+
+
+@requirement("route.match.all-keys", "route.rank.exact", "route.rank.priority", "route.rank.fewest-keys")
+@given(
+    st.lists(st.tuples(CAPABILITIES, st.integers(-1, 1)), min_size=1, max_size=6),
+    st.lists(
+        st.dictionaries(st.sampled_from("xyz"), st.sampled_from(sorted(PATTERNS)), min_size=1, max_size=3),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_any_capabilities_and_queries(
+    agent: Agent, offers: list[tuple[dict[str, str], int]], queries: list[dict[str, str]]
+) -> None:
+    """Whatever is offered and asked for, a request goes to one of the best matches, or is NOT_FOUND."""
+    scope = {"scope": agent.name(f"any-{len(agent.workers)}")}
+    workers = [
+        labelled(agent, str(number), capability={**scope, **capability}, priority=priority)
+        for number, (capability, priority) in enumerate(offers)
+    ]
+    for query in queries:
+        best = best_of(offers, query)
+        for _ in best or [None]:
+            answer = agent.infer(wire.request(), query={**scope, **query})
+            if not best:
+                answer.expect(StatusCode.NOT_FOUND)
+                continue
+            label = answered_by(answer)
+            assert int(label) in best, f"{query} over {offers} went to number {label}, not to one of {best}"
+    for worker in workers:
+        assert agent.management.unregister(worker.worker_id)
