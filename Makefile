@@ -10,7 +10,7 @@ MANAGEMENT_PORT ?= 9000
 SETUP := PYTHON='$(PYTHON)' bash .ci/setup.sh
 TOX := .venv/bin/tox run
 
-.PHONY: help serve demo test unit conformance lint format bench clean
+.PHONY: help serve demo test unit conformance repeat lint format bench clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 9 | sed 's/^/  make /'
@@ -35,6 +35,10 @@ conformance: ## run the conformance suite on the reference agent and the Python 
 	@$(SETUP) tox
 	CONFORMANCE_REPORTS=build/conformance $(TOX) -e conformance -- $(ARGS)
 	@echo "reports: build/conformance/*/report.html"
+
+repeat: ## run the conformance suite 20 times and compare the verdicts; ARGS='--load --patience 4'
+	@$(SETUP) tox
+	$(TOX) -e repeat -- $(ARGS)
 
 lint: ## check style and types
 	@$(SETUP) tox
