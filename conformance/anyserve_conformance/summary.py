@@ -70,7 +70,9 @@ def _verdict(recorder: Recorder, status: int) -> str:
     name = recorder.run["subject"]["name"]
     if status == CONFORMS:
         passed = sum(record["outcome"] == "pass" for record in recorder.cases)
-        return f"{name} conforms in the {len(recorder.cases)} cases of this run; {passed} of them passed"
+        told = f"{name} conforms: {passed} of the {len(recorder.cases)} cases of this run passed, no MUST failed"
+        should = sum(record["outcome"] == "fail" for record in recorder.cases)
+        return told + (f", {should} cases of SHOULD failed" if should else "")
     if status == COULD_NOT:
         return "the suite could not do its work: no case ran, or it failed itself"
     failed = {name for r in recorder.cases if r["outcome"] == "fail" and r["counts"] for name in r["requirements"][:1]}
