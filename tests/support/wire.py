@@ -1,20 +1,29 @@
-"""Bytes by hand: protobuf fields and frames, written without the code under test."""
+"""Bytes by hand: protobuf fields and frames, written without the code under test.
+
+What knows no message class is the conformance suite's.
+"""
 
 from __future__ import annotations
 
-import re
-import struct
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
-
-from google.protobuf.message import Message
 
 from anyserve._proto.grpc_predict_v2_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
     ModelStreamInferResponse,
 )
+from anyserve_conformance.wire import (
+    Parameter,
+    capability_text,
+    frame,
+    key,
+    parameters_of,
+    query_metadata,
+    raw_bytes,
+    varint,
+)
+from anyserve_conformance.wire import field as length_delimited
 
 __all__ = [
     "Parameter",
@@ -30,42 +39,6 @@ __all__ = [
     "stream_reply",
     "varint",
 ]
-
-Parameter = bool | int | str | float
-
-_UNPRINTABLE = re.compile(r"[^\x20-\x24\x26-\x7e]")  # and '%' itself
-
-
-def varint(value: int) -> bytes:
-    """A protobuf varint, as short as it can be."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def key(number: int, wire_type: int) -> bytes:
-    """A field's key."""
-    return varint(number << 3 | wire_type)
-
-
-def length_delimited(number: int, payload: bytes | str) -> bytes:
-    """A string, bytes or sub-message field."""
-    data = payload.encode() if isinstance(payload, str) else payload
-    return key(number, 2) + varint(len(data)) + data
-
-
-def frame(payload: bytes | Message = b"") -> bytes:
-    """A frame: four bytes of length, big-endian, and the payload."""
-    data = raw_bytes(payload)
-    return struct.pack(">I", len(data)) + data
-
-
-def raw_bytes(message: bytes | Message) -> bytes:
-    """A message as it stands on the wire."""
-    return message.SerializeToString() if isinstance(message, Message) else message
 
 
 def request(
@@ -110,26 +83,3 @@ def _set_parameters(message: ModelInferRequest | ModelInferResponse, parameters:
             message.parameters[name].string_param = value
         else:
             message.parameters[name].double_param = value
-
-
-def parameters_of(message: ModelInferRequest | ModelInferResponse) -> dict[str, Parameter]:
-    """The parameters that have a value."""
-    values = {}
-    for name, value in message.parameters.items():
-        if choice := value.WhichOneof("parameter_choice"):
-            values[name] = getattr(value, choice)
-    return values
-
-
-def query_metadata(query: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """A capability query as `x-cap-<key>` metadata, percent-encoded."""
-    return tuple((f"x-cap-{name}", _UNPRINTABLE.sub(_percent, pattern)) for name, pattern in query.items())
-
-
-def _percent(match: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in match.group().encode())
-
-
-def capability_text(capability: Mapping[str, str]) -> str:
-    """A capability as `anyserve_capability` has it: `k=v,k=v`, keys sorted, percent-encoded."""
-    return ",".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in sorted(capability.items()))
