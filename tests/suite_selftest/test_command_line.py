@@ -41,8 +41,8 @@ def test_a_subject_that_does_not(tmp_path: Path) -> None:
     launch = AGENT.replace("-m anyserve", f"{RUN_MUTANT} annotated-without-capability anyserve")
     done = suite("--requirement", PLAIN, "--subject-name", "a mutant", directory=tmp_path, launch=launch)
     assert done.returncode == 1, done.stdout + done.stderr
-    (failed,) = (record for record in cases(tmp_path) if record["outcome"] == "fail")
-    assert failed["id"] == PLAIN_CASE
+    (failed,) = (record for record in cases(tmp_path) if record["id"] == PLAIN_CASE)
+    assert failed["outcome"] == "fail"
     assert failed["keyword"] == "MUST"
     assert {entry["event"] for entry in failed["transcript"]} >= {"sent", "received"}
     for told in ("a mutant does not conform", PLAIN_CASE, failed["sentence"], "If this fails, look at"):
@@ -214,9 +214,9 @@ def test_the_list_of_one_profile() -> None:
 
 
 def test_the_list_of_some_requirements() -> None:
-    names = {name for name, *_ in listed("--requirement", "queue.*")}
-    assert names
-    assert all(name.startswith("queue.") for name in names)
+    entries = listed("--requirement", "queue.*")
+    assert entries
+    assert all("queue." in f"{name} {title}" for name, _, _, _, title in entries)  # a title ends with further names
 
 
 def test_nothing_chosen_is_no_success() -> None:
