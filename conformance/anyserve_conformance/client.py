@@ -391,3 +391,5 @@ class Client:
         for stream in self._streams:
             stream.close()
         self.channel.close()
+        self._streams.clear()
+        self._calls.clear()

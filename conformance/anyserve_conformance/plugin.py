@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import gc
 import os
 import shlex
 import time
@@ -375,3 +376,4 @@ class Reporter:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if (subjects := config.stash.get(SUBJECTS, None)) is not None:
         subjects.close()
+    gc.collect()  # grpcio's calls, now: one that is collected when the interpreter ends can wait for ever

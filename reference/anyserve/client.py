@@ -18,7 +18,7 @@ import grpc.aio
 from anyserve._proto import grpc_predict_v2_pb2 as kserve
 from anyserve._proto import worker_management_pb2 as management
 from anyserve.client_calls import MANAGEMENT, SERVING, Call, Calls, Inputs, Parameters, Target
-from anyserve.client_channels import Channels, ReadyWait, host_of, inference_errors
+from anyserve.client_channels import Channels, ReadyWait, host_of, inference_error, inference_errors
 from anyserve.errors import Code, InferenceError
 from anyserve.messages import ModelInferResponse
 
@@ -206,12 +206,20 @@ class AnyserveClient(_Client):
 
     def _iterate(self, call: Call[T]) -> Generator[T, None, None]:
         messages = self._channels.callable(call)(call.request, timeout=call.timeout, metadata=call.metadata)
+        failure: InferenceError | None = None
         try:
-            with inference_errors():
-                for message in messages:
-                    yield call.read(message)
+            for message in messages:
+                yield call.read(message)
+        except grpc.RpcError as error:  # which is `messages` itself
+            failure = inference_error(error)
+            error.__traceback__ = None  # its frames have it in turn: a cycle
         finally:
+            # No exception may keep this object: collected when the interpreter ends, it waits for a lock that a
+            # thread of grpc, which has ended by then, may hold.
             messages.cancel()
+            del messages
+        if failure is not None:
+            raise failure
 
 
 class AsyncAnyserveClient(_Client):

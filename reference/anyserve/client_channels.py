@@ -15,7 +15,7 @@ from anyserve import rpc
 from anyserve.client_calls import Call
 from anyserve.errors import Code, InferenceError
 
-__all__ = ["Channels", "ReadyWait", "host_of", "inference_errors"]
+__all__ = ["Channels", "ReadyWait", "host_of", "inference_error", "inference_errors"]
 
 # A server tells nobody that it became ready, so `wait_ready` has to ask again: soon at first, because
 # most servers start within a second, then seldom enough to cost the server nothing.
@@ -51,7 +51,12 @@ def inference_errors() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise InferenceError(error.code(), error.details() or "the server gave no message") from error
+        raise inference_error(error) from error
+
+
+def inference_error(error: Any) -> InferenceError:
+    """What a failed call of grpc means."""
+    return InferenceError(error.code(), error.details() or "the server gave no message")
 
 
 class Channels:

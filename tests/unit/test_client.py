@@ -7,6 +7,7 @@ one works in a thread, so that a server on the test's loop can answer it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import tempfile
 import threading
@@ -342,7 +343,25 @@ class TestStream:
         with pytest.raises(InferenceError) as raised:
             await anext(stream)
         assert (raised.value.code, raised.value.message) == (Code.UNAVAILABLE, "the worker died")
-        assert isinstance(raised.value.__cause__, grpc.RpcError)
+
+    @pytest.mark.parametrize("last", [message("", "no such token"), Refused(Code.UNAVAILABLE, "it died")])
+    async def test_an_error_keeps_no_call_alive(self, server: Server, last: Any) -> None:
+        """What grpc collects when the interpreter ends may wait for ever: `anyserve infer --stream` hung so."""
+        server.answers("ModelStreamInfer", message("1"), last)
+
+        def ask() -> InferenceError:
+            with AnyserveClient(server.address) as client:
+                try:
+                    list(client.stream("m", {}))
+                except InferenceError as error:
+                    return error
+            raise AssertionError("the call did not fail")
+
+        gc.collect()  # what other tests have left
+        before = {id(kept) for kept in gc.get_objects() if isinstance(kept, grpc.Call)}
+        error = await asyncio.to_thread(ask)
+        assert error.__traceback__ is not None
+        assert [kept for kept in gc.get_objects() if isinstance(kept, grpc.Call) and id(kept) not in before] == []
 
     async def test_refusals_at_once_keep_their_status(self, server: Server, client: Any) -> None:
         server.answers("ModelStreamInfer", Refused(Code.NOT_FOUND, "no model"))
