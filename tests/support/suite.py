@@ -43,7 +43,7 @@ def conforms(name: str, *options: str, directory: Path, known_failing: Sequence[
     report = Path(kept, name) if kept else directory / "report"
     done = run(
         *("conformance", *options, "--strict", *lists, "--subject-name", name),
-        *("--report", str(report), "-q", "--durations=5"),
+        *("--report", str(report), "--patience", "2", "-q", "--durations=5"),
     )
     print(done.stdout)  # the table of a run in CI's log
     assert done.returncode == 0, f"{name}: exit status {done.returncode}\n{done.stdout[-20_000:]}{done.stderr[-4_000:]}"

@@ -62,7 +62,7 @@ def test_fails_what_is_known_and_nothing_else(server: tuple[Path, int], tmp_path
     directory, port = server
     conforms(
         directory.name,
-        *("--profile", "kserve-core", "--target", f"127.0.0.1:{port}", f"@{HERE / 'models.args'}", "--patience", "2"),
+        *("--profile", "kserve-core", "--target", f"127.0.0.1:{port}", f"@{HERE / 'models.args'}"),
         directory=tmp_path,
         known_failing=[GRPCIO_FAILS, directory / "known_failing.txt"],
     )

@@ -39,6 +39,13 @@ def never_sent(agent: Agent, worker: ScriptedWorker, name: str, call: Call, exch
     assert len(worker.requests) == 2, f"{len(worker.requests)} requests came instead of 2"
 
 
+def noticed(agent: Agent, worker: ScriptedWorker) -> None:
+    """Gives the agent a moment: its clock of a deadline starts when the call has come, later than the client's."""
+    sent = len(worker.requests)
+    message = "a request was sent that has to wait"
+    agent.patience.while_nothing(lambda: len(worker.requests) > sent, message, for_=agent.patience(0.2))
+
+
 # Deadline
 
 
@@ -48,6 +55,7 @@ def test_deadline_passes(agent: Agent) -> None:
     name = agent.name("m")
     worker, running, exchange = busy(agent, name)
     agent.infer(name, timeout=agent.patience(0.2)).expect(StatusCode.DEADLINE_EXCEEDED)
+    noticed(agent, worker)
     never_sent(agent, worker, name, running, exchange)
 
 
@@ -70,6 +78,7 @@ def test_deadline_makes_room(agent: Agent) -> None:
     worker, running, exchange = busy(agent, name)
     for _ in range(3):
         agent.infer(name, timeout=agent.patience(0.1)).expect(StatusCode.DEADLINE_EXCEEDED)
+        noticed(agent, worker)
     waiting = room(agent, name)
     exchange.answer()
     running.answer().expect_ok()
@@ -105,6 +114,7 @@ def test_deadline_of_one_in_the_middle(agent: Agent) -> None:
     agent.client.live()
     behind = let_wait(agent, wire.request(name, request_id="behind"), timeout=agent.patience(60))
     between.answer().expect(StatusCode.DEADLINE_EXCEEDED)
+    noticed(agent, worker)
     for request_id in ("before", "behind"):
         exchange.answer()
         exchange = worker.exchange()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -112,6 +113,8 @@ class Play:
             case _:
                 raise NotImplementedError(event)
         self._expect([(request, outcome) for request, outcome in event["then"]])
+        if "time" in event:  # the agent's clock of a deadline starts when the call has come, later than the client's
+            time.sleep(self._agent.patience(0.2))
 
     def _arrive(self, request: str, event: Mapping[str, Any]) -> None:
         name = event.get("model_name", "")
