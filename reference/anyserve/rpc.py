@@ -7,7 +7,7 @@ channel and starts no server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -39,7 +39,11 @@ def callables(
 
 
 def handler(
-    service: ServiceDescriptor, implementations: Mapping[str, Callable[..., Any]], *, raw: Collection[str] = ()
+    service: ServiceDescriptor,
+    implementations: Mapping[str, Callable[..., Any]],
+    *,
+    raw: Collection[str] = (),
+    aio: bool = False,
 ) -> grpc.GenericRpcHandler:
     """Makes what a server serves. Methods without an implementation answer UNIMPLEMENTED.
 
@@ -49,6 +53,7 @@ def handler(
             context), in any form that the server takes: plain functions, generators
             for streamed responses, and on `grpc.aio` the async form of both.
         raw: names of the methods that receive and return serialized messages, as bytes.
+        aio: it is for a `grpc.aio` server.
 
     Raises:
         ValueError: a name is not one of the service's methods.
@@ -59,7 +64,7 @@ def handler(
     handlers = {}
     for method in service.methods:
         make = getattr(grpc, f"{_arity(method)}_rpc_method_handler")
-        behaviour = implementations.get(method.name) or _refusal(method)
+        behaviour = implementations.get(method.name) or _refusal(method, aio)
         if method.name in raw:
             handlers[method.name] = make(behaviour)
             continue
@@ -77,7 +82,7 @@ def _arity(method: MethodDescriptor, single_request: Collection[str] = ()) -> st
     return f"{request}_{response}"
 
 
-def _refusal(method: MethodDescriptor) -> Callable[[Any, Any], Any]:
+def _refusal(method: MethodDescriptor, aio: bool) -> Callable[[Any, Any], Any]:
     message = f"{method.name} is not implemented by this server"
 
     def refuse(_request: Any, context: Any) -> None:
@@ -87,6 +92,15 @@ def _refusal(method: MethodDescriptor) -> Callable[[Any, Any], Any]:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
         yield
 
-    # Both of grpc's servers take these. An aio server runs plain functions and generators in a thread, but
-    # would call a plain function behind a streaming method on its loop, where abort() waits for that loop.
-    return refuse_stream if method.server_streaming else refuse
+    # Not the plain ones on an aio server: it runs them in a thread, where abort() waits for the loop, and for ever if
+    # the server stops meanwhile.
+    async def refuse_aio(_request: Any, context: Any) -> None:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
+
+    async def refuse_stream_aio(_request: Any, context: Any) -> AsyncIterator[Any]:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
+        yield
+
+    if method.server_streaming:
+        return refuse_stream_aio if aio else refuse_stream
+    return refuse_aio if aio else refuse

@@ -223,7 +223,7 @@ def test_the_handler_knows_the_deadline(client):
     def left(client_timeout: float | None) -> float:
         return float(client.infer("time_remaining", [], client_timeout=client_timeout).as_numpy("seconds")[0])
 
-    assert 10.0 < left(15.0) <= 15.0
+    assert 10.0 < left(15.0) <= 15.5  # gRPC rounds timeouts up on the wire
     assert left(None) == math.inf
 
 

@@ -715,9 +715,8 @@ class TestRpc:
             return raised.value.code(), raised.value.details()
 
         for service in (SERVING, MANAGEMENT):
-            # Not grpc's synchronous client: old versions of it hang now and then in one process with grpc.aio.
             async with (
-                serving(kind, [rpc.handler(service, {})]) as address,
+                serving(kind, [rpc.handler(service, {}, aio=kind == "aio server")]) as address,
                 grpc.aio.insecure_channel(address) as channel,
             ):
                 calls = rpc.callables(channel, service, single_request={"ModelStreamInfer"})

@@ -123,12 +123,16 @@ class Agent:
         self._server = grpc.aio.server(
             options=_server_options(config.max_message_bytes), maximum_concurrent_rpcs=config.max_concurrent_rpcs
         )
-        self._server.add_generic_rpc_handlers((rpc.handler(KSERVE, self._kserve.methods(), raw=KServeService.RAW),))
+        self._server.add_generic_rpc_handlers(
+            (rpc.handler(KSERVE, self._kserve.methods(), raw=KServeService.RAW, aio=True),)
+        )
         self._standard.add_to(self._server)
         self._management_server = grpc.aio.server(
             options=_server_options(MANAGEMENT_MESSAGE_BYTES), maximum_concurrent_rpcs=config.max_concurrent_rpcs
         )
-        self._management_server.add_generic_rpc_handlers((rpc.handler(MANAGEMENT, self._management.methods()),))
+        self._management_server.add_generic_rpc_handlers(
+            (rpc.handler(MANAGEMENT, self._management.methods(), aio=True),)
+        )
         self.port = _bind(self._server, config.host, config.port)
         try:
             self.management_port = _bind(self._management_server, config.management_host, config.management_port)

@@ -53,7 +53,7 @@ class StandardServices:
         )
         server.add_generic_rpc_handlers(
             (
-                rpc.handler(HEALTH, self._health.methods()),
+                rpc.handler(HEALTH, self._health.methods(), aio=True),
                 *(
                     grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": reflection})
                     for name in (REFLECTION.full_name, REFLECTION_V1)
