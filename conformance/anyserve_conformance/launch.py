@@ -8,14 +8,14 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from anyserve_conformance.patience import LONG, Patience
 
-__all__ = ["CannotStart", "Program", "environment_of", "free_port"]
+__all__ = ["CannotStart", "Program", "environment_of", "reserved_ports"]
 
 OUTPUT_LINES = 12
 
@@ -24,12 +24,31 @@ class CannotStart(Exception):
     """A subject did not come up; the message says what it printed."""
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
+@contextmanager
+def reserved_ports(count: int) -> Iterator[list[int]]:
+    """TCP ports on 127.0.0.1 that nobody listens on, and that no other run of the suite gets meanwhile.
+
+    Until the subject listens there, a UDP socket of the same number tells other runs that the port is taken.
+    """
+    with ExitStack() as held:
+        ports: list[int] = []
+        while len(ports) < count:
+            sign = held.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            sign.bind(("127.0.0.1", 0))
+            port: int = sign.getsockname()[1]
+            # Linux gives even ports to connections first: an odd one will still be free in a moment.
+            if port % 2 and _is_free(port):
+                ports.append(port)
+        yield ports
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def environment_of(options: Mapping[str, object]) -> dict[str, str]:

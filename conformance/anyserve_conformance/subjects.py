@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anyserve_conformance.agent import DEFAULTS, Place
-from anyserve_conformance.launch import CannotStart, Program, free_port
+from anyserve_conformance.launch import CannotStart, Program, reserved_ports
 from anyserve_conformance.patience import Patience
 from anyserve_conformance.requirement import not_applicable, skipped
 from anyserve_conformance.scripted_agent import WorkerUnderTest
@@ -162,8 +162,11 @@ class Subjects:
         """
         if self.settings.launch is None:
             skipped("needs an agent of its own: use --launch")
-        port, management_port = free_port(), free_port()
-        command = self.settings.launch.replace("{port}", str(port)).replace("{management_port}", str(management_port))
+        with reserved_ports(2) as (port, management_port):
+            return self._start(self.settings.launch, port, management_port, options)
+
+    def _start(self, launch: str, port: int, management_port: int, options: Mapping[str, Any]) -> Place:
+        command = launch.replace("{port}", str(port)).replace("{management_port}", str(management_port))
         program = Program(command, self.patience, options)
         self._programs.append(program)
         token = options.get("management-token", self.settings.token)
