@@ -16,15 +16,15 @@ help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 9 | sed 's/^/  make /'
 
 serve: ## set up, start examples/basic, ask it something, leave it running (Ctrl-C stops it)
-	@$(SETUP) anyserve
+	@$(SETUP) native anyserve
 	@bash .ci/serve.sh serve $(PORT) $(MANAGEMENT_PORT)
 
 demo: ## the same, but stop at the end
-	@$(SETUP) anyserve
+	@$(SETUP) native anyserve
 	@bash .ci/serve.sh demo $(PORT) $(MANAGEMENT_PORT)
 
 test: ## set up and run everything that CI runs, through tox
-	@$(SETUP) tox tools
+	@$(SETUP) native tox tools
 	$(TOX) $(ARGS)
 
 unit: ## run only the fast tests, tests/unit

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Makes .venv and installs into it what is named. Does nothing, quickly, when nothing has changed.
-# Usage: [PYTHON=python3.12] .ci/setup.sh anyserve|tox|tools ...
+# Usage: [PYTHON=python3.12] .ci/setup.sh native|anyserve|tox|tools ...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 TOX='tox>=4.24,<5'
-ANYSERVE_INPUTS=(pyproject.toml CMakeLists.txt reference/generate_proto.py proto/*.proto)
+ANYSERVE_INPUTS=(pyproject.toml CMakeLists.txt reference/generate_proto.py proto/*.proto
+  native/CMakeLists.txt native/*.py native/src/* native/include/anyserve/* native/bindings/*)
 PYTHON=${PYTHON:-}
 LOG=.venv/pip.log
 
@@ -96,31 +97,57 @@ changed_since() {
   return 1
 }
 
-# Foreign workers and browsers are tested where there is something to build and run them with.
-install_tools() {
-  local missing=() sudo=()
-  command -v cmake >/dev/null || missing+=(cmake)
-  command -v make >/dev/null || missing+=(make)
+# apt_install "what happens without them" PACKAGE ...: a machine where that is not possible does without.
+apt_install() {
+  local without=$1 sudo=()
+  shift
+  if (($# == 0)); then return; fi
+  if ((EUID != 0)); then sudo=(sudo -n); fi
+  if ! command -v apt-get >/dev/null || { ((EUID != 0)) && ! sudo -n true 2>/dev/null; }; then
+    say "not installed: $*; $without"
+    return
+  fi
+  say "installing $* with apt-get"
+  if ! "${sudo[@]}" apt-get update -qq ||
+    ! "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$@" >"$LOG" 2>&1; then
+    tail -n 5 "$LOG" >&2
+    say "apt-get could not install them; $without"
+  fi
+}
+
+# What the native agent is built with.
+install_native() {
+  local missing=()
   command -v c++ >/dev/null || missing+=(g++)
   command -v pkg-config >/dev/null || missing+=(pkg-config)
+  pkg-config --exists libnghttp2 2>/dev/null || missing+=(libnghttp2-dev)
+  pkg-config --exists zlib 2>/dev/null || missing+=(zlib1g-dev)
+  pkg-config --exists libssl 2>/dev/null || missing+=(libssl-dev)
+  [[ -e /usr/include/protozero/version.hpp ]] || missing+=(libprotozero-dev)
+  .venv/bin/python - <<<'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
+    missing+=(python3-dev)
+  apt_install "without them there is the reference agent alone (docs/native.md)" "${missing[@]}"
+}
+
+# Foreign workers, browsers, C++ tests and load are run where there is something to build and run them with.
+install_tools() {
+  local missing=()
+  command -v cmake >/dev/null || missing+=(cmake)
+  command -v make >/dev/null || missing+=(make)
   command -v protoc >/dev/null || missing+=(protobuf-compiler)
   command -v grpc_cpp_plugin >/dev/null || missing+=(protobuf-compiler-grpc)
   pkg-config --exists grpc++ protobuf 2>/dev/null || missing+=(libgrpc++-dev libprotobuf-dev)
+  [[ -e /usr/include/gtest/gtest.h ]] || missing+=(libgtest-dev)
+  [[ -e /usr/include/nlohmann/json.hpp ]] || missing+=(nlohmann-json3-dev)
+  command -v clang++ >/dev/null || missing+=(clang)
+  compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*' >/dev/null || missing+=(libclang-rt-dev)
+  command -v h2load >/dev/null || missing+=(nghttp2-client)
+  command -v nghttpd >/dev/null || missing+=(nghttp2-server)
+  command -v openssl >/dev/null || missing+=(openssl)
   command -v node >/dev/null || missing+=(nodejs)
   command -v npm >/dev/null || missing+=(npm)
   command -v chromium >/dev/null || missing+=(chromium)
-  if ((${#missing[@]} == 0)); then return; fi
-  if ((EUID != 0)); then sudo=(sudo -n); fi
-  if ! command -v apt-get >/dev/null || { ((EUID != 0)) && ! sudo -n true 2>/dev/null; }; then
-    say "not installed, and tests that need them are left out: ${missing[*]}"
-    return
-  fi
-  say "installing ${missing[*]} with apt-get, for tests"
-  if ! "${sudo[@]}" apt-get update -qq ||
-    ! "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}" >"$LOG" 2>&1; then
-    tail -n 5 "$LOG" >&2
-    say "apt-get could not install them: tests that need them are left out"
-  fi
+  apt_install "tests that need them are left out" "${missing[@]}"
 }
 
 make_venv
@@ -137,7 +164,8 @@ for part in "$@"; do
         pip_install "tox" "$TOX"
       fi
       ;;
+    native) install_native ;;
     tools) install_tools ;;
-    *) fail "setup.sh knows anyserve, tox and tools, not $part" ;;
+    *) fail "setup.sh knows native, anyserve, tox and tools, not $part" ;;
   esac
 done

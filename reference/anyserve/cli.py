@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import sys
 from importlib.metadata import version
 from typing import Any
@@ -13,18 +12,12 @@ import click
 from anyserve import logs
 from anyserve.agent.config import AgentConfig
 from anyserve.cli_client import infer, workers
+from anyserve.control.agents import IMPLEMENTATIONS, available_implementations
 from anyserve.sockets import SocketDirectoryError, default_socket_dir
 
 __all__ = ["main"]
 
 DEFAULTS = AgentConfig()
-IMPLEMENTATIONS = ("reference", "native")
-
-
-def available_implementations() -> tuple[str, ...]:
-    """The agents that this installation has."""
-    native = importlib.util.find_spec("anyserve._native") is not None
-    return ("reference", "native") if native else ("reference",)
 
 
 class _DefaultCommand(click.Group):
@@ -70,8 +63,18 @@ def main() -> None:
 
 @main.command(context_settings={"auto_envvar_prefix": "ANYSERVE"})
 @click.argument("app", required=False)
-@click.option("--host", default=DEFAULTS.host, help="Address of the client port.")
+@click.option(
+    "--host", default=DEFAULTS.host, help="Address of the client port, or unix:/path for a Unix socket instead."
+)
 @click.option("--port", default=DEFAULTS.port, type=click.IntRange(0, 65535), help="Client port; 0 takes a free one.")
+@click.option("--tls-cert", default=None, metavar="FILE", help="Certificate chain (PEM): serve clients by TLS alone.")
+@click.option("--tls-key", default=None, metavar="FILE", help="Private key of that certificate (PEM).")
+@click.option(
+    "--tls-client-ca",
+    default=None,
+    metavar="FILE",
+    help="Demand client certificates that one of these has issued (PEM).",
+)
 @click.option("--management-host", default=DEFAULTS.management_host, help="Address of the management port.")
 @click.option(
     "--management-port",
@@ -164,24 +167,29 @@ def serve(app: str | None, impl: str | None, **options: Any) -> None:
     """
     if impl is not None and impl not in available_implementations():
         raise click.UsageError(
-            "the native agent is not in this installation: use --impl reference, or leave --impl out"
+            "the native agent is not in this installation: use --impl reference, or leave --impl out; "
+            "docs/native.md says what building it takes"
         )
     logs.configure(options["log_format"], options["log_level"])
     if options["reload"] and app is None:
         raise click.UsageError("--reload needs an APP to reload")
-    sys.exit(_serve(app, options))
+    sys.exit(_serve(app, impl, options))
 
 
-def _serve(app: str | None, options: dict[str, Any]) -> int:
+def _serve(app: str | None, impl: str | None, options: dict[str, Any]) -> int:
     # Imported here: the other commands, and `--help`, need none of it.
-    from anyserve.agent import PortInUse  # noqa: PLC0415
+    from anyserve.agent import PortInUse, TlsFileError  # noqa: PLC0415
     from anyserve.control import serving  # noqa: PLC0415
     from anyserve.control.supervisor import StartFailed  # noqa: PLC0415
 
     agent_options = {name: options.pop(name) for name in AgentConfig.__dataclass_fields__ if name in options}
     try:
-        asyncio.run(serving.serve(AgentConfig(**agent_options), serving.ServeOptions(app=app, **options)))
-    except (PortInUse, SocketDirectoryError, StartFailed) as error:
+        config = AgentConfig(**agent_options)
+    except ValueError as error:  # of options that do not go together; each by itself has been checked
+        raise click.UsageError(str(error)) from error
+    try:
+        asyncio.run(serving.serve(config, serving.ServeOptions(app=app, impl=impl, **options)))
+    except (PortInUse, TlsFileError, SocketDirectoryError, StartFailed) as error:
         click.echo(f"anyserve: error: {error}", err=True)
         return 1
     return 0

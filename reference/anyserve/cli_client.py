@@ -68,6 +68,9 @@ def workers(management_address: str, management_token: str | None, as_json: bool
 )
 @click.option("--stream", is_flag=True, help="Use ModelStreamInfer and print each reply as it comes.")
 @click.option("--address", default="localhost:8000", show_default=True, help="The instance's client port.")
+@click.option("--tls-ca", default=None, metavar="FILE", help="Talk TLS; who may have issued its certificate (PEM).")
+@click.option("--tls-cert", default=None, metavar="FILE", help="Client certificate (PEM), if the instance wants one.")
+@click.option("--tls-key", default=None, metavar="FILE", help="Private key of that certificate (PEM).")
 @click.option("--timeout", default=60.0, show_default=True, type=click.FloatRange(0.001), help="Seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print each reply as one line of JSON.")
 def infer(model: str | None, inputs: tuple[str, ...], capability: tuple[str, ...], **options: Any) -> None:
@@ -91,13 +94,14 @@ def infer(model: str | None, inputs: tuple[str, ...], capability: tuple[str, ...
         "datatypes": datatypes,
     }
     try:
-        with AnyserveClient(options["address"], timeout=options["timeout"]) as client:
+        tls = {name: options[name] for name in ("tls_ca", "tls_cert", "tls_key")}
+        with AnyserveClient(options["address"], timeout=options["timeout"], **tls) as client:
             if options["stream"]:
                 for reply in client.stream(target, arrays, **common):
                     _print_reply(reply, options["as_json"])
             else:
                 _print_reply(client.infer(target, arrays, **common), options["as_json"])
-    except (InferenceError, ValueError, TypeError) as error:
+    except (InferenceError, OSError, ValueError, TypeError) as error:
         raise click.ClickException(str(error)) from error
 
 

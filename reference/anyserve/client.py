@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -18,7 +19,14 @@ import grpc.aio
 from anyserve._proto import grpc_predict_v2_pb2 as kserve
 from anyserve._proto import worker_management_pb2 as management
 from anyserve.client_calls import MANAGEMENT, SERVING, Call, Calls, Inputs, Parameters, Target
-from anyserve.client_channels import Channels, ReadyWait, host_of, inference_error, inference_errors
+from anyserve.client_channels import (
+    Channels,
+    ReadyWait,
+    channel_credentials,
+    host_of,
+    inference_error,
+    inference_errors,
+)
 from anyserve.errors import Code, InferenceError
 from anyserve.messages import ModelInferResponse
 
@@ -33,6 +41,7 @@ MANAGEMENT_PORT = 9000
 
 class _Client:
     _open_channel: Callable[..., Any]
+    _open_secure_channel: Callable[..., Any]
 
     def __init__(
         self,
@@ -42,6 +51,9 @@ class _Client:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         management_address: str | None = None,
         management_token: str | None = None,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
     ) -> None:
         """Opens no connection yet.
 
@@ -51,9 +63,13 @@ class _Client:
             max_message_bytes: the largest message sent or received.
             management_address: of the management port; None: port 9000 of the same host.
             management_token: what the agent's `--management-token` demands.
+            tls_ca: PEM file of those that may have issued the server's certificate: talk TLS to the serving port.
+            tls_cert: PEM file of a client certificate, where the server demands one.
+            tls_key: PEM file of its private key.
 
         Raises:
-            ValueError: an address is malformed.
+            OSError: a file cannot be read.
+            ValueError: an address is malformed, or files are given that need others.
         """
         host = host_of(address)
         if management_address is not None:
@@ -63,13 +79,17 @@ class _Client:
         self._address = address
         self._calls = Calls(timeout, management_token)
         addresses = {SERVING.name: address, MANAGEMENT.name: management_address}
-        self._channels = Channels(self._open_channel, addresses, max_message_bytes)
+        open_channel = dict.fromkeys(addresses, self._open_channel)
+        if credentials := channel_credentials(tls_ca, tls_cert, tls_key):
+            open_channel[SERVING.name] = partial(self._open_secure_channel, credentials=credentials)
+        self._channels = Channels(open_channel, addresses, max_message_bytes)
 
 
 class AnyserveClient(_Client):
     """A blocking client of one anyserve instance. Threads may share it; `with` closes it."""
 
     _open_channel = staticmethod(grpc.insecure_channel)
+    _open_secure_channel = staticmethod(grpc.secure_channel)
 
     def infer(
         self,
@@ -226,6 +246,7 @@ class AsyncAnyserveClient(_Client):
     """`AnyserveClient` for asyncio. It belongs to the event loop of its first call; `async with` closes it."""
 
     _open_channel = staticmethod(grpc.aio.insecure_channel)
+    _open_secure_channel = staticmethod(grpc.aio.secure_channel)
 
     async def infer(
         self,

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,7 +16,7 @@ from anyserve import rpc
 from anyserve.client_calls import Call
 from anyserve.errors import Code, InferenceError
 
-__all__ = ["Channels", "ReadyWait", "host_of", "inference_error", "inference_errors"]
+__all__ = ["Channels", "ReadyWait", "channel_credentials", "host_of", "inference_error", "inference_errors"]
 
 # A server tells nobody that it became ready, so `wait_ready` has to ask again: soon at first, because
 # most servers start within a second, then seldom enough to cost the server nothing.
@@ -25,6 +26,8 @@ LONGEST_PAUSE = 0.5
 CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500))
 # gRPC would ask $http_proxy for this very machine.
 NO_PROXY = (("grpc.enable_http_proxy", 0),)
+# A Unix socket has no name that a certificate could be for.
+NAME_OF_UNIX = (("grpc.ssl_target_name_override", "localhost"),)
 
 # `stream` sends one request. Said as a stream of one, grpc.aio may lose the status of a server that refuses
 # at once (grpc issue 36066).
@@ -46,6 +49,18 @@ def host_of(address: str) -> str | None:
     return match["host"]
 
 
+def channel_credentials(ca: str | None, cert: str | None, key: str | None) -> grpc.ChannelCredentials | None:
+    """What TLS needs, from PEM files; None if `ca` is: no TLS."""
+    if (cert is None) != (key is None):
+        raise ValueError("tls_cert and tls_key must be given together")
+    if ca is None:
+        if cert is not None:
+            raise ValueError("tls_cert and tls_key need tls_ca")
+        return None
+    roots, chain, private_key = (path and Path(path).read_bytes() for path in (ca, cert, key))
+    return grpc.ssl_channel_credentials(roots or b"", private_key or None, chain or None)
+
+
 @contextmanager
 def inference_errors() -> Iterator[None]:
     try:
@@ -60,9 +75,17 @@ def inference_error(error: Any) -> InferenceError:
 
 
 class Channels:
-    """The channels of one client, each opened when first needed; threads may share it."""
+    """The channels of one client, each opened when first needed; threads may share it.
 
-    def __init__(self, open_channel: Callable[..., Any], addresses: Mapping[str, str | None], limit: int) -> None:
+    Args:
+        open_channel: opens a channel to a service, by the service's name.
+        addresses: of the services, by their names; None: there is none.
+        limit: bytes of a message.
+    """
+
+    def __init__(
+        self, open_channel: Mapping[str, Callable[..., Any]], addresses: Mapping[str, str | None], limit: int
+    ) -> None:
         self._open_channel = open_channel
         self._addresses = addresses
         self._options = [*CHANNEL_OPTIONS, *((f"grpc.max_{way}_message_length", limit) for way in ("receive", "send"))]
@@ -87,7 +110,8 @@ class Channels:
                 if address is None:
                     raise ValueError("a Unix socket has no default management port; give management_address")
                 options = [*self._options, *(NO_PROXY if _LOCAL.match(address) else ())]
-                channel = self._channels[service.name] = self._open_channel(address, options=options)
+                options += NAME_OF_UNIX if address.startswith("unix:") else ()
+                channel = self._channels[service.name] = self._open_channel[service.name](address, options=options)
                 self._callables[service.name] = rpc.callables(channel, service, single_request=_SINGLE_REQUEST)
             return self._callables[service.name][call.method]
 

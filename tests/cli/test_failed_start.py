@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from anyserve.cli import available_implementations
+from anyserve.control.agents import available_implementations
 from support.command import run, write_app
 from support.processes import Running, short_directory
 

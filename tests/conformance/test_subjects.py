@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.suite import AGENT, ROOT, conforms
+from support.suite import AGENTS, ROOT, conforms
 
 HERE = Path(__file__).parent
 GRPCIO = HERE / "control_known_failing.txt"
@@ -19,10 +19,16 @@ START = 30.0
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("implementation", sorted(AGENTS))
 @pytest.mark.parametrize("profile", ["kserve-core", "agent-serving", "agent-management", "agent-streaming"])
-def test_reference_agent(profile: str, tmp_path: Path) -> None:
-    known = [GRPCIO, REFERENCE] if profile == "kserve-core" else []
-    conforms(f"reference-{profile}", "--launch", AGENT, "--profile", profile, directory=tmp_path, known_failing=known)
+def test_agent(profile: str, implementation: str, tmp_path: Path) -> None:
+    known = [GRPCIO, REFERENCE] if (profile, implementation) == ("kserve-core", "reference") else []
+    conforms(
+        f"{implementation}-{profile}",
+        *("--launch", AGENTS[implementation], "--profile", profile),
+        directory=tmp_path,
+        known_failing=known,
+    )
 
 
 @pytest.mark.timeout(600)

@@ -8,10 +8,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from anyserve._proto import worker_management_pb2
-from anyserve.agent import Agent, AgentConfig
+from anyserve.agent import AgentConfig
+from anyserve.control.agents import available_implementations, make_agent
 from support.client import Client, Management
 from support.waiting import within
 from support.worker import Answer, Script, ScriptedWorker
@@ -38,12 +40,14 @@ class AgentUnderTest(Protocol):
     def worker_ended(self, worker_id: str, reason: str) -> None: ...
 
 
-def _reference(**settings: Any) -> AgentUnderTest:
+def _make(implementation: str, **settings: Any) -> AgentUnderTest:
     local: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "management_host": "127.0.0.1", "management_port": 0}
-    return Agent(AgentConfig(**local | settings))
+    return make_agent(implementation, AgentConfig(**local | settings))
 
 
-IMPLEMENTATIONS: Mapping[str, Callable[..., AgentUnderTest]] = {"reference": _reference}
+IMPLEMENTATIONS: Mapping[str, Callable[..., AgentUnderTest]] = {
+    implementation: partial(_make, implementation) for implementation in available_implementations()
+}
 """Name -> what makes an agent from settings; every test of this kind runs over all of them."""
 
 

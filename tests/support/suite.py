@@ -10,11 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["AGENT", "CASES", "ROOT", "cases", "conforms", "outcomes", "run"]
+from anyserve.control.agents import available_implementations
+
+__all__ = ["AGENT", "AGENTS", "CASES", "ROOT", "cases", "conforms", "outcomes", "run"]
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT / "conformance" / "anyserve_conformance" / "cases"
-AGENT = f"{sys.executable} -m anyserve --port {{port}} --management-port {{management_port}}"
+AGENTS = {
+    implementation: f"{sys.executable} -m anyserve --impl {implementation} "
+    "--port {port} --management-port {management_port}"
+    for implementation in available_implementations()
+}
+"""The commands that launch our agents."""
+AGENT = AGENTS["reference"]
 SECONDS = 600.0
 
 

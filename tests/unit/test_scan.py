@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyserve._proto import grpc_predict_v2_pb2 as pb
-from anyserve.scan import (
-    REQUEST_FIELDS,
-    MalformedMessage,
-    Parameter,
-    parameter_bytes,
-    scan_message,
-    scan_stream_reply,
-    string_field,
-    submessage_field,
-)
+from anyserve.scan import REQUEST_FIELDS, Parameter, string_field, submessage_field
+from support.policies import Policy
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 PARAMETERS: st.SearchStrategy[dict[str, Parameter]] = st.dictionaries(
@@ -31,32 +23,33 @@ def set_parameters(message: pb.ModelInferRequest | pb.ModelInferResponse, parame
         setattr(message.parameters[name], kind, value)
 
 
-@given(TEXT, TEXT, TEXT, PARAMETERS, st.lists(st.binary(max_size=30), max_size=3))
+@given(st.tuples(TEXT, TEXT, TEXT), PARAMETERS, st.lists(st.binary(max_size=30), max_size=3))
 def test_reads_what_protobuf_wrote(
-    name: str, version: str, id_: str, parameters: dict[str, Parameter], raw: list[bytes]
+    policy: Policy, texts: tuple[str, str, str], parameters: dict[str, Parameter], raw: list[bytes]
 ) -> None:
+    name, version, id_ = texts
     message = pb.ModelInferRequest(model_name=name, model_version=version, id=id_, raw_input_contents=raw)
     set_parameters(message, parameters)
-    head = scan_message(message.SerializeToString(), fields=REQUEST_FIELDS)
+    head = policy.scan_message(message.SerializeToString(), fields=REQUEST_FIELDS)
     assert (head.model_name, head.model_version, head.id, head.parameters) == (name, version, id_, parameters)
 
 
 @given(TEXT, PARAMETERS)
-def test_what_is_appended_is_merged_by_protobuf(name: str, parameters: dict[str, Parameter]) -> None:
+def test_what_is_appended_is_merged_by_protobuf(policy: Policy, name: str, parameters: dict[str, Parameter]) -> None:
     payload = pb.ModelInferRequest(model_name="before", id="7").SerializeToString()
-    payload += string_field(1, name) + b"".join(parameter_bytes(k, v) for k, v in parameters.items())
+    payload += string_field(1, name) + b"".join(policy.parameter_bytes(k, v) for k, v in parameters.items())
     merged = pb.ModelInferRequest.FromString(payload)
     wanted = pb.ModelInferRequest(model_name=name, id="7")
     set_parameters(wanted, parameters)
     assert merged == wanted
-    assert scan_message(payload).parameters == parameters
+    assert policy.scan_message(payload).parameters == parameters
 
 
 @given(st.binary(max_size=60))
-def test_never_accepts_a_top_level_that_protobuf_refuses(data: bytes) -> None:
+def test_never_accepts_a_top_level_that_protobuf_refuses(policy: Policy, data: bytes) -> None:
     try:
-        scan_message(data, fields=REQUEST_FIELDS)
-    except MalformedMessage:
+        policy.scan_message(data, fields=REQUEST_FIELDS)
+    except policy.MalformedMessage:
         return
     try:
         pb.ModelInferRequest.FromString(data)
@@ -90,39 +83,44 @@ def _top_level(data: bytes) -> list[tuple[int, int, int]]:
         (b"\x22\x07\x0a\x01a\x12\x02\x0a\x00", "InferParameter"),
     ],
 )
-def test_names_what_is_malformed(data: bytes, said: str) -> None:
-    with pytest.raises(MalformedMessage, match=said):
-        scan_message(data, fields=REQUEST_FIELDS)
+def test_names_what_is_malformed(policy: Policy, data: bytes, said: str) -> None:
+    with pytest.raises(policy.MalformedMessage, match=said):
+        policy.scan_message(data, fields=REQUEST_FIELDS)
 
 
-def test_unknown_fields_are_skipped_whatever_their_wire_type() -> None:
+def test_unknown_fields_are_skipped_whatever_their_wire_type(policy: Policy) -> None:
     unknown = b"\x78\x01" + b"\x7a\x01x" + b"\x7d\0\0\0\0" + b"\x79" + bytes(8)
-    assert scan_message(unknown + string_field(3, "7")).id == "7"
+    assert policy.scan_message(unknown + string_field(3, "7")).id == "7"
 
 
-def test_the_last_of_duplicates_wins() -> None:
-    data = string_field(1, "a") + string_field(1, "b") + parameter_bytes("p", 1) + parameter_bytes("p", "two")
-    head = scan_message(data)
+def test_the_last_of_duplicates_wins(policy: Policy) -> None:
+    data = (
+        string_field(1, "a")
+        + string_field(1, "b")
+        + policy.parameter_bytes("p", 1)
+        + policy.parameter_bytes("p", "two")
+    )
+    head = policy.scan_message(data)
     assert (head.model_name, head.parameters) == ("b", {"p": "two"})
 
 
-def test_uint64_parameter_above_int64() -> None:
+def test_uint64_parameter_above_int64(policy: Policy) -> None:
     message = pb.ModelInferRequest()
     message.parameters["n"].uint64_param = (1 << 64) - 1
-    assert scan_message(message.SerializeToString(), fields=REQUEST_FIELDS).parameters == {"n": (1 << 64) - 1}
+    assert policy.scan_message(message.SerializeToString(), fields=REQUEST_FIELDS).parameters == {"n": (1 << 64) - 1}
 
 
-def test_stream_reply_merges_a_response_that_stands_twice() -> None:
+def test_stream_reply_merges_a_response_that_stands_twice(policy: Policy) -> None:
     first = pb.ModelStreamInferResponse(infer_response=pb.ModelInferResponse(id="1", model_name="a"))
     second = pb.ModelStreamInferResponse(infer_response=pb.ModelInferResponse(model_name="b"), error_message="no")
-    reply = scan_stream_reply(first.SerializeToString() + second.SerializeToString())
+    reply = policy.scan_stream_reply(first.SerializeToString() + second.SerializeToString())
     assert reply.error_message == "no"
     assert reply.response is not None
     assert (reply.response.id, reply.response.model_name) == ("1", "b")
 
 
-def test_stream_reply_refuses_wrong_wire_types() -> None:
-    with pytest.raises(MalformedMessage, match="field 2"):
-        scan_stream_reply(b"\x10\x01")
-    with pytest.raises(MalformedMessage, match="field 1"):
-        scan_stream_reply(submessage_field(2, b"\x08\x01"))
+def test_stream_reply_refuses_wrong_wire_types(policy: Policy) -> None:
+    with pytest.raises(policy.MalformedMessage, match="field 2"):
+        policy.scan_stream_reply(b"\x10\x01")
+    with pytest.raises(policy.MalformedMessage, match="field 1"):
+        policy.scan_stream_reply(submessage_field(2, b"\x08\x01"))

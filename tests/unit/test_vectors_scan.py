@@ -11,8 +11,9 @@ import pytest
 from google.protobuf.message import DecodeError, Message
 
 from anyserve._proto import grpc_predict_v2_pb2 as pb
-from anyserve.scan import REQUEST_FIELDS, MalformedMessage, MessageHead, Parameter, scan_message, scan_stream_reply
+from anyserve.scan import REQUEST_FIELDS, MessageHead, Parameter
 from anyserve_conformance.vectors import Vector, as_bytes, as_text, load
+from support.policies import Policy
 
 SCAN = load("scan")
 WELL_FORMED = [vector for vector in SCAN if "fields" in vector]
@@ -69,13 +70,13 @@ def comparable(head: MessageHead) -> tuple[Any, ...]:
     return head.model_name, head.model_version, head.id, values
 
 
-def scan(kind: str, data: bytes) -> tuple[Any, ...]:
-    """What the reference agent reads."""
+def scan(policy: Policy, kind: str, data: bytes) -> tuple[Any, ...]:
+    """What an agent reads."""
     if kind == "request":
-        return comparable(scan_message(data, fields=REQUEST_FIELDS))
+        return comparable(policy.scan_message(data, fields=REQUEST_FIELDS))
     if kind == "reply":
-        return comparable(scan_message(data))
-    reply = scan_stream_reply(data)
+        return comparable(policy.scan_message(data))
+    reply = policy.scan_stream_reply(data)
     return reply.error_message, reply.response and comparable(reply.response)
 
 
@@ -95,38 +96,38 @@ def test_each_vector_is_well_formed_or_malformed_and_says_which() -> None:
 
 
 @parametrized(WELL_FORMED)
-def test_is_read(vector: Vector) -> None:
-    assert scan(vector.kind, as_bytes(vector["bytes"])) == wanted(vector)
+def test_is_read(policy: Policy, vector: Vector) -> None:
+    assert scan(policy, vector.kind, as_bytes(vector["bytes"])) == wanted(vector)
 
 
 @parametrized(WELL_FORMED)
-def test_is_read_with_unknown_fields_around(vector: Vector) -> None:
+def test_is_read_with_unknown_fields_around(policy: Policy, vector: Vector) -> None:
     unknown = bytes.fromhex("7801 7a0161 7d00000000 790000000000000000")
-    assert scan(vector.kind, unknown + as_bytes(vector["bytes"]) + unknown) == wanted(vector)
+    assert scan(policy, vector.kind, unknown + as_bytes(vector["bytes"]) + unknown) == wanted(vector)
 
 
 @parametrized(MALFORMED)
-def test_is_refused(vector: Vector) -> None:
-    with pytest.raises(MalformedMessage):
-        scan(vector.kind, as_bytes(vector["bytes"]))
+def test_is_refused(policy: Policy, vector: Vector) -> None:
+    with pytest.raises(policy.MalformedMessage):
+        scan(policy, vector.kind, as_bytes(vector["bytes"]))
 
 
 @parametrized(MALFORMED)
-def test_is_refused_behind_a_good_field(vector: Vector) -> None:
-    with pytest.raises(MalformedMessage):
-        scan(vector.kind, bytes.fromhex("7a0161") + as_bytes(vector["bytes"]))
+def test_is_refused_behind_a_good_field(policy: Policy, vector: Vector) -> None:
+    with pytest.raises(policy.MalformedMessage):
+        scan(policy, vector.kind, bytes.fromhex("7a0161") + as_bytes(vector["bytes"]))
 
 
 @parametrized(CUTS)
-def test_is_malformed_wherever_it_is_cut_within_a_field(vector: Vector) -> None:
+def test_is_malformed_wherever_it_is_cut_within_a_field(policy: Policy, vector: Vector) -> None:
     data, whole_at = as_bytes(vector["bytes"]), vector["whole_at"]
     assert whole_at[-1] == len(data)
     for size in range(len(data) + 1):
         if size in whole_at:
-            scan(vector.kind, data[:size])
+            scan(policy, vector.kind, data[:size])
         else:
-            with pytest.raises(MalformedMessage):
-                scan(vector.kind, data[:size])
+            with pytest.raises(policy.MalformedMessage):
+                scan(policy, vector.kind, data[:size])
 
 
 @parametrized([vector for vector in WELL_FORMED if vector.name not in STRICTER_PROTOBUF])

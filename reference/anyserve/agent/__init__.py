@@ -2,5 +2,6 @@
 
 from anyserve.agent.agent import Agent, PortInUse
 from anyserve.agent.config import AgentConfig
+from anyserve.agent.tls import TlsFileError
 
-__all__ = ["Agent", "AgentConfig", "PortInUse"]
+__all__ = ["Agent", "AgentConfig", "PortInUse", "TlsFileError"]

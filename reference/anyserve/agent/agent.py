@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
@@ -28,7 +30,9 @@ from anyserve.agent.queues import Admission
 from anyserve.agent.registry import Registry
 from anyserve.agent.standard_services import StandardServices
 from anyserve.agent.statistics import Statistics
+from anyserve.agent.tls import server_credentials
 from anyserve.agent.workers import Workers
+from anyserve.sockets import remove_if_stale
 
 __all__ = ["Agent", "PortInUse"]
 
@@ -73,7 +77,7 @@ class Agent:
         self._serving = False
         self._ready = asyncio.Event()
         self.port = 0
-        """The bound client port."""
+        """The bound client port; 0 for a Unix socket."""
         self.management_port = 0
         """The bound management port."""
 
@@ -118,8 +122,12 @@ class Agent:
 
         Raises:
             PortInUse: an address cannot be listened on.
+            TlsFileError: a file of TLS cannot be used.
         """
         config = self._config
+        credentials = None
+        if config.tls_cert is not None and config.tls_key is not None:
+            credentials = server_credentials(config.tls_cert, config.tls_key, config.tls_client_ca)
         self._server = grpc.aio.server(
             options=_server_options(config.max_message_bytes), maximum_concurrent_rpcs=config.max_concurrent_rpcs
         )
@@ -133,8 +141,13 @@ class Agent:
         self._management_server.add_generic_rpc_handlers(
             (rpc.handler(MANAGEMENT, self._management.methods(), aio=True),)
         )
-        self.port = _bind(self._server, config.host, config.port)
         try:
+            if config.unix_path is not None:
+                _bind_unix(self._server, config.unix_path, credentials)
+            else:
+                self.port = _bind(self._server, config.host, config.port, credentials)
+            if config.private_socket is not None:
+                _bind_unix(self._server, config.private_socket)
             self.management_port = _bind(self._management_server, config.management_host, config.management_port)
         except PortInUse:
             await self._server.start()  # a server that never started does not give up its port
@@ -213,15 +226,41 @@ def _server_options(max_message_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:
+    """Listens on an address, by TLS if there are credentials; returns the port."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
+    with _refusals(address):
         # Tried with a socket first: what grpcio says of a failure is its own log line, and no reason.
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
-        bound = server.add_insecure_port(address)
+        return _add_port(server, address, credentials)
+
+
+def _bind_unix(server: grpc.aio.Server, path: str, credentials: grpc.ServerCredentials | None = None) -> None:
+    """Listens on a Unix socket, whose file is our own user's alone and ends with the server."""
+    with _refusals(f"unix:{path}"):
+        remove_if_stale(path)
+        with socket.socket(socket.AF_UNIX) as trial:  # grpcio would take the file of a server that listens
+            trial.bind(path)
+        os.unlink(path)
+        mask = os.umask(0o177)
+        try:
+            _add_port(server, f"unix:{quote(path)}", credentials)
+        finally:
+            os.umask(mask)
+
+
+@contextmanager
+def _refusals(address: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, UnicodeError) as error:
         raise PortInUse(f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}") from error
     except RuntimeError as error:
         raise PortInUse(f"cannot listen on {address}") from error
-    return bound
+
+
+def _add_port(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    if credentials is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, credentials)

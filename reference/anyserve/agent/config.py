@@ -16,8 +16,18 @@ class AgentConfig:
     """
 
     host: str = "0.0.0.0"  # noqa: S104 (a server for the network; the management port is not)
+    """Client side, KServe v2 gRPC: an address, a name, or `unix:/path`, which has no port."""
     port: int = 8000
-    """Client side, KServe v2 gRPC; 0 takes a free port."""
+    """Of the client side; 0 takes a free port."""
+    tls_cert: str | None = None
+    """PEM file of the client side's certificate, and of those between it and its root; None: no TLS."""
+    tls_key: str | None = None
+    """PEM file of its private key, without a passphrase."""
+    tls_client_ca: str | None = None
+    """PEM file of those whose certificates clients have to show (mTLS); None: they need none."""
+    private_socket: str | None = None
+    """A Unix socket in a directory of this user alone, where the client side is served too, and without TLS: for the
+    instance's own workers. No option: the instance chooses it."""
     management_host: str = "127.0.0.1"
     management_port: int = 9000
     """Workers and operators; 0 takes a free port."""
@@ -45,7 +55,18 @@ class AgentConfig:
     heartbeat_timeout: float = 10.0
     """Seconds without a heartbeat after which a worker that has sent some is dropped."""
 
+    @property
+    def unix_path(self) -> str | None:
+        """Where the client side listens if that is a Unix socket."""
+        return self.host.removeprefix("unix:") if self.host.startswith("unix:") else None
+
     def __post_init__(self) -> None:
+        if self.unix_path is not None and not self.unix_path.startswith("/"):
+            raise ValueError(f"--host must be unix: and an absolute path, as in unix:/run/anyserve, got {self.host!r}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key must be given together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
         for name in ("port", "management_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise ValueError(f"{name} must be 0 to 65535, got {getattr(self, name)}")

@@ -69,7 +69,10 @@ class EventLog:
     ) -> None:
         """Tells an event to every watcher."""
         self._sequence += 1
-        event = Event(self._sequence, time.time_ns() // 1_000_000, type_, worker_id, registration, message)
+        self.tell(Event(self._sequence, time.time_ns() // 1_000_000, type_, worker_id, registration, message))
+
+    def tell(self, event: Event) -> None:
+        """Tells an event that somebody else has numbered."""
         for watcher in tuple(self._watchers):
             if watcher.qsize() < WATCHER_BUFFER:
                 watcher.put_nowait(event)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import secrets
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from urllib.parse import quote
 
-from anyserve.agent import Agent, AgentConfig
+from anyserve.agent.config import AgentConfig
+from anyserve.control.agents import DataPlane, default_implementation, make_agent
 from anyserve.control.supervisor import Supervisor
 from anyserve.control.worker_process import LaunchOptions
 from anyserve.sockets import prepare_socket_dir, remove_stale_sockets
@@ -30,6 +34,8 @@ class ServeOptions:
 
     app: str | None
     """`module:attribute`; None starts a bare agent."""
+    impl: str | None = None
+    """`reference` or `native`; None takes native where it is installed."""
     factory: bool = False
     app_dir: str = "."
     workers: int = 1
@@ -47,6 +53,7 @@ async def serve(config: AgentConfig, options: ServeOptions) -> None:
 
     Raises:
         PortInUse: an address cannot be listened on.
+        TlsFileError: a file of TLS cannot be used.
         SocketDirectoryError: the socket directory cannot be used.
         StartFailed: the app did not come up.
     """
@@ -57,7 +64,10 @@ async def serve(config: AgentConfig, options: ServeOptions) -> None:
     socket_dir = prepare_socket_dir(options.socket_dir)
     if stale := remove_stale_sockets(socket_dir):
         log.info("removed stale sockets", extra={"sockets": stale})
-    agent = Agent(config)
+    if options.app is not None and config.tls_cert is not None:
+        config = replace(config, private_socket=_private_socket(config, socket_dir))
+    implementation = options.impl or default_implementation()
+    agent = make_agent(implementation, config)
     if options.app is not None:
         agent.expect_workers((APP,))  # not ready before it is known which workers to wait for
     await agent.start()
@@ -66,9 +76,9 @@ async def serve(config: AgentConfig, options: ServeOptions) -> None:
         log.info(
             "serving",
             extra={
-                "address": f"{config.host}:{agent.port}",
+                "address": config.host if config.unix_path else f"{config.host}:{agent.port}",
                 "management": f"{config.management_host}:{agent.management_port}",
-                "impl": "reference",
+                "impl": implementation,
                 "app": options.app or "none",
             },
         )
@@ -81,7 +91,7 @@ async def serve(config: AgentConfig, options: ServeOptions) -> None:
         await _shut_down(agent, supervisor, options.grace)
 
 
-async def _run(agent: Agent, supervisor: Supervisor | None, options: ServeOptions, stop: asyncio.Event) -> None:
+async def _run(agent: DataPlane, supervisor: Supervisor | None, options: ServeOptions, stop: asyncio.Event) -> None:
     """Brings the workers up, tells that all is ready, and waits for the signal to stop."""
     stopping = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(_start(agent, supervisor))
@@ -102,7 +112,7 @@ async def _run(agent: Agent, supervisor: Supervisor | None, options: ServeOption
         await asyncio.wait((stopping, *tasks))
 
 
-async def _start(agent: Agent, supervisor: Supervisor | None) -> None:
+async def _start(agent: DataPlane, supervisor: Supervisor | None) -> None:
     if supervisor is not None:
         await supervisor.start()
         agent.expect_no_more((APP,))
@@ -110,7 +120,7 @@ async def _start(agent: Agent, supervisor: Supervisor | None) -> None:
     log.info("ready", extra={"capabilities": list(supervisor.capabilities) if supervisor else []})
 
 
-async def _shut_down(agent: Agent, supervisor: Supervisor | None, grace: float) -> None:
+async def _shut_down(agent: DataPlane, supervisor: Supervisor | None, grace: float) -> None:
     """Drains (`lifecycle.drain`). A further Ctrl-C cuts it short; a further SIGTERM, which tools repeat, does not."""
     loop = asyncio.get_running_loop()
     hurry = asyncio.Event()
@@ -141,12 +151,12 @@ async def _reload_on_change(supervisor: Supervisor, app_dir: str, starting: asyn
             await supervisor.reload()
 
 
-def _launch_options(config: AgentConfig, options: ServeOptions, socket_dir: str, agent: Agent) -> LaunchOptions:
+def _launch_options(config: AgentConfig, options: ServeOptions, socket_dir: str, agent: DataPlane) -> LaunchOptions:
     arguments: Sequence[str] = (
         f"--app-dir={options.app_dir}",
         f"--socket-dir={socket_dir}",
         f"--management={_reachable(config.management_host)}:{agent.management_port}",
-        f"--agent={_reachable(config.host)}:{agent.port}",
+        f"--agent={_client_address(config, agent)}",
         f"--max-message-bytes={config.max_message_bytes}",
         f"--heartbeat-interval={options.heartbeat_interval}",
         f"--orphan-timeout={options.orphan_timeout}",
@@ -163,6 +173,21 @@ def _launch_options(config: AgentConfig, options: ServeOptions, socket_dir: str,
         instance_secret=agent.instance_secret,
         management_token=config.management_token,
     )
+
+
+def _private_socket(config: AgentConfig, socket_dir: str) -> str:
+    """Where workers reach the client side without certificates (`serving.tls.workers`).
+
+    Named by the management port: workers that have lost their agent find the one that comes back there.
+    """
+    return os.path.join(socket_dir, f"agent-{config.management_port or secrets.token_hex(4)}.sock")
+
+
+def _client_address(config: AgentConfig, agent: DataPlane) -> str:
+    """The address of the client side for the instance's own workers."""
+    if path := config.private_socket or config.unix_path:
+        return f"unix:{quote(path)}"
+    return f"{_reachable(config.host)}:{agent.port}"
 
 
 def _reachable(host: str) -> str:

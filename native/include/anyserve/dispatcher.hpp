@@ -1,0 +1,124 @@
+// One request's way to a worker and back: route, wait for a place, exchange, retry, fill in the reply.
+//
+// Between `kserve_service`, which speaks gRPC, and `queues` and `worker_client`, which know nothing of requests. Rules:
+// spec `serving.infer.*`, `frame.retry.*`, `stream.*`. Mirrors reference/anyserve/agent/dispatcher.py.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "anyserve/code.hpp"
+#include "anyserve/event_loop.hpp"
+#include "anyserve/no_match.hpp"
+#include "anyserve/queues.hpp"
+#include "anyserve/registry.hpp"
+#include "anyserve/request.hpp"
+#include "anyserve/statistics.hpp"
+#include "anyserve/worker_client.hpp"
+#include "anyserve/workers.hpp"
+
+namespace anyserve {
+
+class Dispatcher;
+
+/// Who gets what comes of an inference. Called from the loop, never from inside `Dispatcher::unary` or `stream` of that
+/// inference, but maybe from inside those of another or its end. No function may destroy an inference, but for the last
+/// two the one that they are about.
+class Outcome {
+public:
+    /// `unary`: the one ModelInferResponse. `stream`: the next ModelStreamInferResponse; false: no more of them before
+    /// `Inference::resume`.
+    virtual bool on_reply(std::string reply) = 0;
+    /// All replies have come. Follows upon the last of them at once, also where that asked for no more.
+    virtual void on_done() = 0;
+    /// The request failed; replies of a stream may have come before.
+    virtual void on_error(InferenceError error) = 0;
+
+protected:
+    ~Outcome() = default;
+};
+
+/// A request and its way. A part of whatever serves the call, so that all of it takes one allocation.
+///
+/// A deadline is the call's, which cancels what it has begun. Here it only keeps a request that comes too late from
+/// being sent (`queue.deadline.passed`).
+class Inference final : private Ticket, private ReplySink {
+public:
+    Inference(Dispatcher& dispatcher, Outcome& outcome) noexcept : dispatcher_(dispatcher), outcome_(outcome) {}
+    ~Inference() { cancel(); }
+    Inference(const Inference&) = delete;
+    Inference& operator=(const Inference&) = delete;
+
+    /// To be filled before the start, and left alone from then on.
+    Request request;
+
+    /// The client can take the next reply of a stream.
+    void resume();
+    /// Ends its waiting for a place, if it does: it will not be sent any more. The outcome is not told.
+    void withdraw();
+    /// Ends what is left of it: its worker is told to stop (`frame.cancel.*`). The outcome is not told.
+    void cancel();
+
+private:
+    friend class Dispatcher;
+
+    // Ticket.
+    [[nodiscard]] RoutePtr resolve() override;
+    void granted(std::optional<Slot> slot) noexcept override;
+    // ReplySink.
+    void on_frame(std::string frame) override;
+    void on_failed(Failure failure) override;
+
+    [[nodiscard]] std::optional<InferenceError> start(bool stream);
+    [[nodiscard]] std::optional<InferenceError> acquire();
+    [[nodiscard]] bool begin(Slot slot);
+    void try_elsewhere(const Failure& failure);
+    void on_only_reply(std::string frame);
+    void on_stream_reply(std::string frame);
+    void on_stream_end();
+    [[nodiscard]] bool finish_exchange();
+    void release(bool succeeded);
+    void fail(Code code, std::string message);
+    [[nodiscard]] bool too_late() const noexcept;
+    [[nodiscard]] InferenceError late_error() const;
+    [[nodiscard]] InferenceError unreachable_error() const;
+
+    Dispatcher& dispatcher_;
+    Outcome& outcome_;
+    std::optional<Slot> slot_;  // while an exchange is under way
+    std::string annotations_;   // behind the request's payload in the frame
+    std::unique_ptr<Exchange> exchange_;
+    EventLoop::Clock::time_point arrived_{};
+    EventLoop::Clock::time_point started_{};
+    bool stream_ = false;        // the client takes any number of replies
+    bool asks_final_ = false;    // and a mark on the last
+    bool marked_final_ = false;  // which the worker has set
+    bool failed_ = false;        // one of the replies was an error
+    bool tried_ = false;         // a match, in vain
+};
+
+/// Carries requests to workers.
+class Dispatcher {
+public:
+    Dispatcher(EventLoop& loop, Registry& registry, Admission& admission, Workers& workers, Statistics& statistics);
+
+    /// One exchange with one reply. An error that is known at once (nobody serves it, the queue is full) is returned,
+    /// and the outcome hears nothing: the fast path needs no turn of the loop.
+    [[nodiscard]] std::optional<InferenceError> unary(Inference& inference) { return inference.start(false); }
+    /// One exchange with any number of replies.
+    [[nodiscard]] std::optional<InferenceError> stream(Inference& inference) { return inference.start(true); }
+
+private:
+    friend class Inference;
+
+    EventLoop& loop_;
+    Registry& registry_;
+    Admission& admission_;
+    Workers& workers_;
+    Statistics& statistics_;
+    NoMatch no_match_;
+};
+
+}  // namespace anyserve

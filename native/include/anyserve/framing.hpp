@@ -1,0 +1,67 @@
+// Reads frames where their bytes belong. Pure: bytes in, payloads out (`frame.length.*`).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace anyserve {
+
+/// The length prefix of a frame in bytes, and the longest payload that one can tell.
+inline constexpr std::size_t kFrameHeaderBytes = 4;
+inline constexpr std::uint64_t kMaxFrameLength = 0xffff'ffff;
+
+/// The length prefix of a payload.
+[[nodiscard]] constexpr std::array<char, kFrameHeaderBytes> frame_header(std::uint32_t length) noexcept {
+    return {static_cast<char>(length >> 24), static_cast<char>(length >> 16), static_cast<char>(length >> 8),
+            static_cast<char>(length)};
+}
+
+/// Cuts a byte stream into payloads, wherever it was split.
+///
+/// Whoever reads the stream can put the bytes of a payload under way into `room()`, where they stay, and needs to hand
+/// over by `take` only what lies behind them. Memory of a payload grows with what has come of it, not with what its
+/// prefix says: at most `kRoomBytes` more.
+class FrameReader {
+public:
+    static constexpr std::size_t kRoomBytes = std::size_t{256} << 10;  // more than a Unix socket gives in one read
+
+    /// `limit`: the greatest payload in bytes that is taken.
+    explicit FrameReader(std::size_t limit) noexcept : limit_(limit) {}
+
+    /// Where the next bytes belong; empty between frames and within a prefix. Valid until the next call.
+    [[nodiscard]] std::span<char> room();
+
+    /// Takes the first `in_room` bytes of `room()` as read, and then `behind`; `behind` is empty unless the room was
+    /// filled. Appends the payloads that this completes to `frames`. False: a length is above the limit
+    /// (`frame.length.limit`), see `refused_length`; nothing is to be taken after that.
+    [[nodiscard]] bool take(std::size_t in_room, std::string_view behind, std::vector<std::string>& frames);
+
+    /// The same without a room.
+    [[nodiscard]] bool take(std::string_view bytes, std::vector<std::string>& frames) { return take(0, bytes, frames); }
+
+    /// Within a frame: an end of the stream here is a truncation (`frame.violation.truncated`).
+    [[nodiscard]] bool unfinished() const noexcept { return prefix_size_ > 0; }
+
+    /// The length that was above the limit.
+    [[nodiscard]] std::size_t refused_length() const noexcept { return length_; }
+
+private:
+    [[nodiscard]] bool in_payload() const noexcept { return prefix_size_ == kFrameHeaderBytes; }
+    void take_prefix(std::string_view& bytes) noexcept;
+    void take_payload(std::string_view& bytes, std::vector<std::string>& frames);
+    void filled(std::size_t size, std::vector<std::string>& frames);
+
+    std::size_t limit_;
+    std::array<unsigned char, kFrameHeaderBytes> prefix_{};
+    std::size_t prefix_size_ = 0;
+    std::size_t length_ = 0;  // of the payload, once the prefix is complete
+    std::size_t filled_ = 0;  // of it, the bytes that have come
+    std::string payload_;     // those, and room for more
+};
+
+}  // namespace anyserve

@@ -1,0 +1,171 @@
+// Connections to workers and the exchanges on them.
+//
+// A `WorkerClient` keeps the connections to one worker's socket; an `Exchange` is one request frame and its reply
+// frames on one of them. Which worker gets a request, and what its replies mean, is decided elsewhere. Rules:
+// `frame.*`.
+//
+// Everything here happens on the loop's thread. No function of this file calls a sink: sinks are called from the loop.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "anyserve/event_loop.hpp"
+#include "anyserve/worker_client_table.hpp"
+
+namespace anyserve {
+
+class Exchange;
+class WorkerClient;
+class WorkerConnection;
+
+/// Who gets the replies. In each of its functions the exchange may be finished, left, paused and destroyed, another one
+/// started, and the client let go.
+class ReplySink {
+public:
+    /// The payload of the next reply frame.
+    virtual void on_frame(std::string frame) = 0;
+    /// The exchange has ended by a failure; the last call. Frames that came before it have been given.
+    virtual void on_failed(Failure failure) = 0;
+
+protected:
+    ~ReplySink() = default;
+};
+
+/// One request and its replies. Ends with `finish` after the last reply; in any case with its destruction.
+class Exchange {
+public:
+    ~Exchange() { leave(); }
+    Exchange(const Exchange&) = delete;
+    Exchange& operator=(const Exchange&) = delete;
+
+    /// No more calls of the sink until `resume`. Frames that come in the meantime wait, and beyond `kReadAheadFrames`
+    /// or `kReadAheadBytes` the socket is not read.
+    void pause() noexcept { paused_ = true; }
+    void resume();
+
+    /// Ends the exchange after its last reply and keeps the connection for the next. Returns the violation if bytes
+    /// have come behind that reply (`frame.violation.trailing`). The sink is not called any more.
+    [[nodiscard]] std::optional<Failure> finish();
+
+    /// Ends an exchange that was not finished by closing the connection, which tells the worker to stop
+    /// (`frame.cancel.*`). The sink is not called any more.
+    void leave() noexcept;
+
+private:
+    friend class WorkerClient;
+    friend class WorkerConnection;
+    Exchange(std::shared_ptr<WorkerClient> client, std::vector<std::string_view> parts, ReplySink& sink);
+
+    void begin();
+    void connect();
+    void begin_on(WorkerConnection& connection, bool kept);
+    void deliver_soon();
+    void fail_soon(Failure failure);
+    void failed(Failure failure);
+
+    std::shared_ptr<WorkerClient> client_;
+    std::vector<std::string_view> parts_;
+    ReplySink* sink_;
+    WorkerConnection* connection_ = nullptr;
+    EventLoop::Timer later_;  // the next attempt to connect, or to tell the sink
+    EventLoop::Clock::time_point give_up_{};
+    bool kept_ = false;  // on a connection from an earlier exchange
+    bool may_reuse_ = true;
+    bool paused_ = false;
+};
+
+/// Reply frames that wait for their sink; beyond either, the socket is not read. One read may exceed them by what it
+/// brings: the rest of one frame and 32 KiB.
+inline constexpr std::size_t kReadAheadFrames = 16;
+inline constexpr std::size_t kReadAheadBytes = std::size_t{1} << 20;
+
+/// How often it is tried again to connect to a worker whose backlog is full.
+inline constexpr std::chrono::milliseconds kConnectRetryInterval{5};
+
+struct WorkerClientOptions {
+    std::size_t max_frame_bytes = std::size_t{64}
+                                  << 20;  ///< the greatest reply frame that is taken (`frame.limit.reply`)
+    std::chrono::milliseconds connect_timeout{
+        1000};  ///< for room in the worker's backlog (`frame.connections.timeout`)
+};
+
+/// The connections to one worker.
+///
+/// There are never more of them than exchanges that run at once, which the caller bounds; idle ones are reused, last
+/// used first. Exchanges under way keep their client alive: the owner may let go of it at any time, after `retire` or
+/// `close`.
+class WorkerClient : public std::enable_shared_from_this<WorkerClient> {
+    struct Private {
+        explicit Private() = default;
+    };
+
+public:
+    using OnViolation = std::function<void(const Failure&)>;
+
+    /// `path`: the worker's socket. `on_violation` is called each time the worker breaks the framing, also from inside
+    /// `Exchange::finish`; it may close the client.
+    [[nodiscard]] static std::shared_ptr<WorkerClient> create(EventLoop& loop, std::string path,
+                                                              const WorkerClientOptions& options,
+                                                              OnViolation on_violation);
+    WorkerClient(Private, EventLoop& loop, std::string path, const WorkerClientOptions& options,
+                 OnViolation on_violation);
+    ~WorkerClient();
+    WorkerClient(const WorkerClient&) = delete;
+    WorkerClient& operator=(const WorkerClient&) = delete;
+
+    /// Sends a request frame whose payload is the parts, one behind the other. Their bytes and the sink must stay until
+    /// the exchange is destroyed or has failed; the bytes no longer than until the first reply frame.
+    ///
+    /// On a kept connection a request that was not taken is sent once more on a new one (`frame.retry.kept`).
+    [[nodiscard]] std::unique_ptr<Exchange> start(std::vector<std::string_view> parts, ReplySink& sink);
+
+    /// The worker is lost: closes every connection. Exchanges under way fail with `gone`, or `not_taken` where the
+    /// request was not wholly written.
+    void close();
+    /// The worker's process has ended: exchanges under way still get what it has sent, and then its end, whoever holds
+    /// the other end of their connections.
+    void read_out();
+    /// Closes the connections that carry no exchange now, and each of the others when its exchange has ended.
+    void retire();
+
+    /// How many connections are open.
+    [[nodiscard]] std::size_t connections() const noexcept { return open_; }
+    [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+private:
+    friend class Exchange;
+    friend class WorkerConnection;
+
+    struct Attempt {
+        WorkerConnection* connection = nullptr;
+        bool again = false;  // the backlog is full
+        Failure failure{FailureKind::unreachable, {}};
+    };
+
+    Attempt connect();
+    WorkerConnection* take_idle() noexcept;
+    void idle(WorkerConnection& connection);
+    void closed(WorkerConnection& connection) noexcept;
+    void discard(WorkerConnection& connection);
+    void violated(const Failure& violation);
+
+    EventLoop& loop_;
+    std::string path_;
+    WorkerClientOptions options_;
+    OnViolation on_violation_;
+    std::vector<std::unique_ptr<WorkerConnection>> all_;
+    std::vector<std::unique_ptr<WorkerConnection>> discarded_;  // until the end of the turn: they may be on the stack
+    std::vector<WorkerConnection*> idle_;                       // last used last
+    std::size_t open_ = 0;
+    bool retired_ = false;
+    bool lost_ = false;
+};
+
+}  // namespace anyserve

@@ -1,0 +1,157 @@
+#include "anyserve/agent_thread.hpp"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <future>
+#include <utility>
+
+namespace anyserve {
+namespace {
+
+LogLine owned(const LogRecord& record) {
+    LogLine line{record.level, std::string(record.message), {}};
+    for (const auto& [name, value] : record.fields) line.fields.emplace_back(name, value);
+    return line;
+}
+
+/// A thread inherits the mask of the one that starts it: signals are for the owner's threads.
+std::thread start_without_signals(std::function<void()> body) {
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    std::thread thread(std::move(body));
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return thread;
+}
+
+}  // namespace
+
+/// Asks the owner, and keeps who waits for the answer. On the loop's thread.
+class AgentThread::AskedLifecycle final : public Lifecycle {
+public:
+    explicit AskedLifecycle(NoticeQueue& notices) : notices_(notices) {}
+
+    void load(std::string model_name, Done done) override { ask(true, std::move(model_name), std::move(done)); }
+    void unload(std::string model_name, Done done) override { ask(false, std::move(model_name), std::move(done)); }
+
+    void answer(std::uint64_t number, std::variant<bool, InferenceError> answer) {
+        const auto asked = waiting_.extract(number);
+        if (!asked.empty()) asked.mapped()(std::move(answer));
+    }
+
+private:
+    void ask(bool load, std::string model_name, Done done) {
+        waiting_.emplace(++last_, std::move(done));
+        notices_.put(LifecycleCall{last_, load, std::move(model_name)});
+    }
+
+    NoticeQueue& notices_;
+    std::unordered_map<std::uint64_t, Done> waiting_;
+    std::uint64_t last_ = 0;
+};
+
+AgentThread::AgentThread(AgentConfig config, std::string instance_secret, std::string server_version)
+    : process_(getpid()), lifecycle_(std::make_unique<AskedLifecycle>(notices_)) {
+    const Log log = [this](const LogRecord& record) { notices_.put(owned(record)); };
+    agent_ =
+        std::make_unique<Agent>(loop_, std::move(config), std::move(instance_secret), std::move(server_version), log);
+    agent_->set_on_ready([this] { notices_.put(AgentReady{}); });
+}
+
+AgentThread::~AgentThread() {
+    if (getpid() != process_) {  // the thread has stayed in the other process, and so have its locks
+        thread_.detach();
+        static_cast<void>(agent_.release());
+        return;
+    }
+    if (!thread_.joinable()) return;
+    loop_.post([this] {
+        watcher_.reset();
+        agent_.reset();
+        loop_.stop();
+    });
+    thread_.join();
+}
+
+std::variant<AgentThread::Ports, std::string> AgentThread::start() {
+    if (auto error = agent_->start()) return *error;
+    const Ports ports{agent_->port(), agent_->management_port()};
+    thread_ = start_without_signals([this] { loop_.run(); });
+    return ports;
+}
+
+void AgentThread::post(std::function<void(Agent&)> task) {
+    if (!thread_.joinable()) return task(*agent_);  // not started: what is said before counts from the start
+    loop_.post([this, task = std::move(task)] { task(*agent_); });
+}
+
+void AgentThread::expect_workers(std::vector<std::string> worker_ids) {
+    post([worker_ids = std::move(worker_ids)](Agent& agent) { agent.expect_workers(worker_ids); });
+}
+
+void AgentThread::expect_no_more(std::vector<std::string> worker_ids) {
+    post([worker_ids = std::move(worker_ids)](Agent& agent) { agent.expect_no_more(worker_ids); });
+}
+
+void AgentThread::keep_worker(std::string place, std::optional<std::string> worker_id) {
+    post([place = std::move(place), worker_id = std::move(worker_id)](Agent& agent) {
+        agent.keep_worker(place, worker_id ? std::optional<std::string_view>(*worker_id) : std::nullopt);
+    });
+}
+
+void AgentThread::worker_ended(std::string worker_id, std::string reason) {
+    post([worker_id = std::move(worker_id), reason = std::move(reason)](Agent& agent) {
+        agent.worker_ended(worker_id, reason);
+    });
+}
+
+void AgentThread::serve_lifecycle() {
+    post([this](Agent& agent) { agent.set_lifecycle(lifecycle_.get()); });
+}
+
+void AgentThread::answer_lifecycle(std::uint64_t number, std::variant<bool, InferenceError> answer) {
+    post([this, number, answer = std::move(answer)](Agent&) { lifecycle_->answer(number, answer); });
+}
+
+void AgentThread::watch() {
+    post([this](Agent& agent) {
+        if (watcher_) return;
+        auto watching = agent.watch([this] { loop_.defer([this] { take_events(); }); });
+        if (auto* watcher = std::get_if<std::unique_ptr<Watcher>>(&watching)) watcher_ = std::move(*watcher);
+        take_events();
+    });
+}
+
+/// Hands over what the watcher has; behind the last event there is nothing more to wait for.
+void AgentThread::take_events() {
+    while (watcher_) {
+        Watcher::Taken taken = watcher_->take();
+        auto* event = std::get_if<EventPtr>(&taken);
+        if (event == nullptr) return;
+        notices_.put(std::move(*event));
+    }
+}
+
+std::optional<Snapshot> AgentThread::snapshot() {
+    if (!thread_.joinable()) return std::nullopt;
+    std::promise<Snapshot> answer;
+    post([&answer](Agent& agent) { answer.set_value(agent.snapshot()); });
+    return answer.get_future().get();
+}
+
+void AgentThread::begin_stop(std::chrono::milliseconds grace) {
+    post([this, grace](Agent& agent) { agent.begin_stop(grace, [this] { notices_.put(AgentDrained{}); }); });
+}
+
+void AgentThread::hurry() {
+    post([](Agent& agent) { agent.hurry(); });
+}
+
+void AgentThread::finish_stop() {
+    post([this](Agent& agent) { agent.finish_stop([this] { notices_.put(AgentStopped{}); }); });
+}
+
+}  // namespace anyserve

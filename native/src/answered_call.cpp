@@ -1,0 +1,24 @@
+#include "anyserve/answered_call.hpp"
+
+namespace anyserve {
+namespace {
+
+class Refused final : public CallHandler {
+public:
+    void on_message(std::string) override {}
+    void on_half_close() override {}
+    void on_cancel() override {}
+};
+
+}  // namespace
+
+InferenceError malformed_request(const ServerCall& call) {
+    return {Code::unknown, "the request of " + call.facts().path + " is malformed: not the message that it should be"};
+}
+
+std::unique_ptr<CallHandler> refused(ServerCall& call, Code code, std::string_view message) {
+    call.finish(code, message);
+    return std::make_unique<Refused>();
+}
+
+}  // namespace anyserve

@@ -1,0 +1,197 @@
+#include "anyserve/dispatcher.hpp"
+
+#include <chrono>
+#include <utility>
+
+#include "anyserve/reply_filling.hpp"
+
+namespace anyserve {
+namespace {
+
+std::uint64_t nanoseconds(EventLoop::Clock::duration duration) noexcept {
+    return static_cast<std::uint64_t>(std::chrono::nanoseconds(duration).count());
+}
+
+std::uint64_t unix_ms() {
+    const auto since_1970 = std::chrono::system_clock::now().time_since_epoch();
+    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(since_1970).count());
+}
+
+}  // namespace
+
+Dispatcher::Dispatcher(EventLoop& loop, Registry& registry, Admission& admission, Workers& workers,
+                       Statistics& statistics)
+    : loop_(loop),
+      registry_(registry),
+      admission_(admission),
+      workers_(workers),
+      statistics_(statistics),
+      no_match_(registry, workers) {}
+
+std::optional<InferenceError> Inference::start(bool stream) {
+    stream_ = stream;
+    asks_final_ = stream && asks_for_final(request.head);
+    return acquire();
+}
+
+/// Sends the request to the best match that takes it, or has it wait for a place.
+std::optional<InferenceError> Inference::acquire() {
+    Dispatcher& d = dispatcher_;
+    if (too_late()) return late_error();
+    for (;;) {
+        arrived_ = d.loop_.now();
+        auto answer = d.admission_.submit(*this);
+        if (auto* slot = std::get_if<Slot>(&answer)) {
+            if (begin(*std::move(slot))) return std::nullopt;
+        } else if (const auto* full = std::get_if<QueueFull>(&answer)) {
+            d.statistics_.rejected(*full->best);
+            return InferenceError{Code::resource_exhausted, request.target.text() + ": " + full->message};
+        } else if (std::holds_alternative<NothingLeft>(answer)) {
+            return tried_ ? unreachable_error() : d.no_match_.explain(request.target);
+        } else {
+            return std::nullopt;
+        }
+    }
+}
+
+RoutePtr Inference::resolve() { return dispatcher_.registry_.resolve(request.target); }
+
+/// Its turn has come, after it has waited.
+void Inference::granted(std::optional<Slot> slot) noexcept {
+    if (!slot) return outcome_.on_error(unreachable_error());
+    if (too_late()) {
+        dispatcher_.admission_.release(*std::move(slot));
+        return outcome_.on_error(late_error());
+    }
+    if (begin(*std::move(slot))) return;
+    if (auto error = acquire()) outcome_.on_error(*std::move(error));
+}
+
+/// Sends the request to the worker that has a place for it; false: that worker has gone, and its place is given back.
+bool Inference::begin(Slot slot) {
+    Dispatcher& d = dispatcher_;
+    const Registration& registration = *slot.registration();
+    const auto client = d.workers_.client(registration.worker_id);
+    if (!client) {
+        tried_ = true;
+        exclude(slot.registration());
+        d.admission_.release(std::move(slot));
+        return false;
+    }
+    started_ = d.loop_.now();
+    annotations_ = annotations(request, registration, started_);
+    slot_ = std::move(slot);
+    exchange_ = client->start({request.payload, annotations_}, *this);
+    return true;
+}
+
+void Inference::on_frame(std::string frame) {
+    if (!slot_->registration()->stream) return on_only_reply(std::move(frame));
+    if (frame.empty()) return on_stream_end();
+    on_stream_reply(std::move(frame));
+}
+
+/// The place is free again before the reply goes to a client that may be slow.
+void Inference::on_only_reply(std::string frame) {
+    if (!finish_exchange()) return;
+    if (auto error = fill_reply(frame, request, *slot_->registration())) {
+        return fail(error->code, std::move(error->message));
+    }
+    release(true);
+    if (stream_) frame = as_stream_reply(std::move(frame), asks_final_);
+    outcome_.on_reply(std::move(frame));
+    outcome_.on_done();
+}
+
+void Inference::on_stream_reply(std::string frame) {
+    StreamReplyFacts facts;
+    if (auto error = fill_stream_reply(frame, request, *slot_->registration(), asks_final_, facts)) {
+        return fail(error->code, std::move(error->message));
+    }
+    failed_ = failed_ || facts.failed;
+    marked_final_ = facts.marked_final;
+    if (!outcome_.on_reply(std::move(frame))) exchange_->pause();
+}
+
+void Inference::on_stream_end() {
+    if (!finish_exchange()) return;
+    const RegistrationPtr registration = slot_->registration();
+    release(!failed_);
+    if (asks_final_ && !marked_final_) outcome_.on_reply(final_reply(request, *registration));
+    outcome_.on_done();
+}
+
+void Inference::on_failed(Failure failure) {
+    exchange_.reset();
+    switch (failure.kind) {
+        case FailureKind::unreachable:
+        case FailureKind::not_taken: return try_elsewhere(failure);
+        case FailureKind::gone: return fail(Code::unavailable, request.target.text() + ": " + failure.text);
+        case FailureKind::violation:
+            return fail(Code::internal, "the worker broke the protocol: " + failure.text);
+    }
+}
+
+/// The worker has not taken the request: another match gets it, each once (`frame.retry.*`).
+void Inference::try_elsewhere(const Failure& failure) {
+    const RegistrationPtr registration = slot_->registration();
+    tried_ = true;
+    exclude(registration);
+    dispatcher_.admission_.release(*std::exchange(slot_, std::nullopt));
+    if (failure.kind == FailureKind::unreachable) {
+        dispatcher_.workers_.unreachable(registration->worker_id, failure);
+    }
+    if (auto error = acquire()) outcome_.on_error(*std::move(error));
+}
+
+/// Ends the exchange behind its last reply; false: more came behind that, and the request has failed by it.
+bool Inference::finish_exchange() {
+    const auto violation = exchange_->finish();
+    exchange_.reset();
+    if (violation) {
+        fail(Code::internal, "the worker broke the protocol: " + violation->text);
+        return false;
+    }
+    dispatcher_.workers_.succeeded(slot_->registration()->worker_id);
+    return true;
+}
+
+/// The exchange is over: counts it, and gives its place to the next.
+void Inference::release(bool succeeded) {
+    exchange_.reset();
+    Slot slot = *std::exchange(slot_, std::nullopt);
+    dispatcher_.statistics_.exchanged(*slot.registration(),
+                                      {succeeded, nanoseconds(started_ - arrived_),
+                                       nanoseconds(dispatcher_.loop_.now() - started_), unix_ms()});
+    dispatcher_.admission_.release(std::move(slot));
+}
+
+void Inference::fail(Code code, std::string message) {
+    release(false);
+    outcome_.on_error({code, std::move(message)});
+}
+
+void Inference::resume() {
+    if (exchange_) exchange_->resume();
+}
+
+void Inference::withdraw() { dispatcher_.admission_.withdraw(*this); }
+
+void Inference::cancel() {
+    withdraw();
+    if (slot_) release(false);
+}
+
+bool Inference::too_late() const noexcept {
+    return request.deadline && *request.deadline <= dispatcher_.loop_.now();
+}
+
+InferenceError Inference::late_error() const {
+    return {Code::deadline_exceeded, request.target.text() + ": the deadline passed before the reply was complete"};
+}
+
+InferenceError Inference::unreachable_error() const {
+    return {Code::unavailable, request.target.text() + ": workers that serve it exist, but none can be reached"};
+}
+
+}  // namespace anyserve

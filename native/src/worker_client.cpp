@@ -1,0 +1,190 @@
+#include "anyserve/worker_client.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include "anyserve/sockets.hpp"
+#include "anyserve/worker_client_connection.hpp"
+
+namespace anyserve {
+
+Exchange::Exchange(std::shared_ptr<WorkerClient> client, std::vector<std::string_view> parts, ReplySink& sink)
+    : client_(std::move(client)), parts_(std::move(parts)), sink_(&sink) {}
+
+void Exchange::begin() {
+    std::uint64_t length = 0;
+    for (const std::string_view part : parts_) length += part.size();
+    if (length > kMaxFrameLength) {
+        return fail_soon({FailureKind::unreachable, "a frame of " + std::to_string(length) + " bytes cannot be sent"});
+    }
+    give_up_ = client_->loop_.now() + client_->options_.connect_timeout;
+    connect();
+}
+
+/// An idle connection (`frame.connections.reuse`), also one that has become idle while this exchange waited for room in
+/// the backlog; else a new one.
+void Exchange::connect() {
+    if (client_->lost_) return fail_soon({FailureKind::unreachable, "it was lost"});
+    if (WorkerConnection* idle = may_reuse_ ? client_->take_idle() : nullptr) return begin_on(*idle, true);
+    WorkerClient::Attempt attempt = client_->connect();
+    if (attempt.connection != nullptr) return begin_on(*attempt.connection, false);
+    if (!attempt.again) return fail_soon(std::move(attempt.failure));
+    // No event tells when there is room again, hence the retries.
+    if (client_->loop_.now() >= give_up_) {
+        return fail_soon({FailureKind::unreachable, "its accept backlog is full"});
+    }
+    later_ = client_->loop_.at(client_->loop_.now() + kConnectRetryInterval, [this] { connect(); });
+}
+
+void Exchange::begin_on(WorkerConnection& connection, bool kept) {
+    connection_ = &connection;
+    kept_ = kept;
+    connection.begin(parts_, *this);
+    if (connection.has_news()) deliver_soon();
+}
+
+void Exchange::resume() {
+    paused_ = false;
+    if (connection_ != nullptr && connection_->has_news()) deliver_soon();
+}
+
+void Exchange::deliver_soon() {
+    later_ = client_->loop_.at(client_->loop_.now(), [this] {
+        const auto keep = client_;
+        if (connection_ != nullptr) connection_->deliver();
+    });
+}
+
+void Exchange::fail_soon(Failure failure) {
+    later_ = client_->loop_.at(client_->loop_.now(), [this, failure = std::move(failure)] {
+        const auto keep = client_;
+        sink_->on_failed(failure);
+    });
+}
+
+/// From its connection, which is closed.
+void Exchange::failed(Failure failure) {
+    std::exchange(connection_, nullptr)->abort();
+    if (failure.kind == FailureKind::not_taken && kept_) {
+        // The worker may close a kept connection at any time: once more on a new one (`frame.retry.kept`).
+        may_reuse_ = false;
+        return begin();
+    }
+    later_ = {};
+    sink_->on_failed(std::move(failure));
+}
+
+std::optional<Failure> Exchange::finish() {
+    later_ = {};
+    if (connection_ == nullptr) return std::nullopt;
+    return std::exchange(connection_, nullptr)->end();
+}
+
+void Exchange::leave() noexcept {
+    later_ = {};
+    if (connection_ != nullptr) std::exchange(connection_, nullptr)->abort();
+}
+
+std::shared_ptr<WorkerClient> WorkerClient::create(EventLoop& loop, std::string path,
+                                                   const WorkerClientOptions& options, OnViolation on_violation) {
+    return std::make_shared<WorkerClient>(Private(), loop, std::move(path), options, std::move(on_violation));
+}
+
+WorkerClient::WorkerClient(Private, EventLoop& loop, std::string path, const WorkerClientOptions& options,
+                           OnViolation on_violation)
+    : loop_(loop), path_(std::move(path)), options_(options), on_violation_(std::move(on_violation)) {}
+
+WorkerClient::~WorkerClient() {
+    all_.clear();  // while the rest is still there: each takes leave of it
+}
+
+std::unique_ptr<Exchange> WorkerClient::start(std::vector<std::string_view> parts, ReplySink& sink) {
+    std::unique_ptr<Exchange> exchange(new Exchange(shared_from_this(), std::move(parts), sink));
+    exchange->begin();
+    return exchange;
+}
+
+WorkerClient::Attempt WorkerClient::connect() {
+    Connected connected = connect_unix(path_);
+    Attempt attempt;
+    if (connected.error == EAGAIN) {
+        attempt.again = true;
+    } else if (connected.error != 0) {
+        attempt.failure.text = std::generic_category().message(connected.error);
+        attempt.failure.refused = connected.error == ECONNREFUSED || connected.error == ENOENT;
+    } else if (const auto uid = untrusted_peer(connected.socket)) {
+        attempt.failure.text = "its socket belongs to uid " + std::to_string(*uid) + ", neither ours nor root's";
+    } else {
+        auto connection = std::make_unique<WorkerConnection>(*this, std::move(connected.socket));
+        ++open_;
+        if (connection->watch()) {
+            attempt.connection = connection.get();
+            all_.push_back(std::move(connection));
+        } else {
+            attempt.failure.text = "its connection cannot be watched";
+        }
+    }
+    return attempt;
+}
+
+WorkerConnection* WorkerClient::take_idle() noexcept {
+    if (idle_.empty()) return nullptr;
+    WorkerConnection* connection = idle_.back();
+    idle_.pop_back();
+    return connection;
+}
+
+/// Has ended its exchange and may carry the next.
+void WorkerClient::idle(WorkerConnection& connection) {
+    if (retired_ || lost_) {
+        connection.abort();
+    } else {
+        idle_.push_back(&connection);
+    }
+}
+
+/// Its socket is closed; what it has read may still be asked for.
+void WorkerClient::closed(WorkerConnection& connection) noexcept {
+    --open_;
+    std::erase(idle_, &connection);
+}
+
+/// Is of no more use to anybody.
+void WorkerClient::discard(WorkerConnection& connection) {
+    const auto found =
+        std::find_if(all_.begin(), all_.end(), [&](const auto& each) { return each.get() == &connection; });
+    if (found == all_.end()) return;
+    if (discarded_.empty()) {
+        loop_.defer([weak = weak_from_this()] {
+            if (const auto self = weak.lock()) std::exchange(self->discarded_, {}).clear();
+        });
+    }
+    discarded_.push_back(std::move(*found));
+    std::swap(*found, all_.back());
+    all_.pop_back();
+}
+
+void WorkerClient::violated(const Failure& violation) {
+    if (on_violation_) on_violation_(violation);
+}
+
+void WorkerClient::close() {
+    lost_ = true;
+    std::vector<WorkerConnection*> open;  // the list changes under way
+    for (const auto& connection : all_) open.push_back(connection.get());
+    for (WorkerConnection* connection : open) connection->drop();
+}
+
+void WorkerClient::read_out() {
+    lost_ = true;
+    for (const auto& connection : all_) connection->read_out();
+}
+
+void WorkerClient::retire() {
+    retired_ = true;
+    for (WorkerConnection* connection : std::exchange(idle_, {})) connection->abort();
+}
+
+}  // namespace anyserve

@@ -1,0 +1,65 @@
+"""Builds parts of `native/` for tests, each configuration once, in build/native-NAME, and says why it cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+__all__ = ["ROOT", "build"]
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD_SECONDS = 1200
+
+
+def build(name: str, *definitions: str, targets: tuple[str, ...], compiler: str = "c++") -> Path:
+    """The directory of a build of `targets`; skips the test where the tools for it are not installed.
+
+    Args:
+        name: of the configuration; builds of the same name share what is compiled.
+        definitions: for CMake, `ANYSERVE_TESTS=ON`.
+        targets: what to build.
+        compiler: the C++ compiler's command.
+
+    Raises:
+        AssertionError: it does not build.
+    """
+    _need(compiler)
+    directory = ROOT / "build" / f"native-{name}"
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    _run(
+        *("cmake", "-S", str(ROOT / "native"), "-B", str(directory), "-G", "Ninja"),
+        *(f"-DCMAKE_CXX_COMPILER={compiler}", f"-DPython_EXECUTABLE={sys.executable}"),
+        *(f"-D{definition}" for definition in definitions),
+        environment=environment,
+    )
+    _run("cmake", "--build", str(directory), "--target", *targets, environment=environment)
+    return directory
+
+
+def _need(compiler: str) -> None:
+    missing = [tool for tool in (compiler, "pkg-config") if shutil.which(tool) is None]
+    missing += [module for module in ("cmake", "ninja", "nanobind") if importlib.util.find_spec(module) is None]
+    for header in ("gtest/gtest.h", "nlohmann/json.hpp", "protozero/version.hpp", "nghttp2/nghttp2.h"):
+        if not any((Path(prefix) / header).exists() for prefix in ("/usr/include", "/usr/local/include")):
+            missing.append(header)
+    if missing:
+        pytest.skip(f"not installed here: {', '.join(missing)}")
+
+
+def _run(*command: str, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=BUILD_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-8_000:]}"
