@@ -10,7 +10,7 @@ MANAGEMENT_PORT ?= 9000
 SETUP := PYTHON='$(PYTHON)' bash .ci/setup.sh
 TOX := .venv/bin/tox run
 
-.PHONY: help serve demo test unit conformance repeat lint format bench clean
+.PHONY: help serve demo test unit conformance repeat lint format bench soak fuzz clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 9 | sed 's/^/  make /'
@@ -28,11 +28,11 @@ test: ## set up and run everything that CI runs, through tox
 	$(TOX) $(ARGS)
 
 unit: ## run only the fast tests, tests/unit
-	@$(SETUP) tox
+	@$(SETUP) native tox
 	$(TOX) -e newest -- tests/unit $(ARGS)
 
-conformance: ## run the conformance suite on the reference agent and the Python worker; reports in build/conformance
-	@$(SETUP) tox
+conformance: ## run the conformance suite on both agents and the Python worker; reports in build/conformance
+	@$(SETUP) native tox
 	CONFORMANCE_REPORTS=build/conformance $(TOX) -e conformance -- $(ARGS)
 	@echo "reports: build/conformance/*/report.html"
 
@@ -48,9 +48,17 @@ format: ## rewrite the sources in the project's style
 	@$(SETUP) tox
 	$(TOX) -q -e format
 
-bench: ## measure the agent's requests per second and CPU per request
-	@$(SETUP) tox
+bench: ## measure both agents beside nghttpd, gRPC C++ and a bare relay; tables in build/benchmarks
+	@$(SETUP) native tox tools
 	$(TOX) -e bench -- $(ARGS)
+
+soak: ## a million requests with reconnects, cancellations and dying workers: does memory stay flat?
+	@$(SETUP) native tox tools
+	$(TOX) -e soak -- $(ARGS)
+
+fuzz: ## run each fuzzer for FUZZ_SECONDS (default 600); what it finds stays in build/corpus
+	@$(SETUP) native tox tools
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(TOX) -e native -- tests/native/test_fuzz.py $(ARGS)
 
 clean: ## remove environments, builds and caches
 	rm -rf .venv .tox build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

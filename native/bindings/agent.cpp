@@ -36,6 +36,16 @@ AgentConfig config_of(nb::handle python) {
     };
     set("host", config.host);
     set("port", config.port);
+    set("tls_cert", config.tls_cert);
+    set("tls_key", config.tls_key);
+    set("tls_client_ca", config.tls_client_ca);
+    set("private_socket", config.private_socket);
+    for (const auto& [name, value] :
+         nb::cast<std::vector<std::pair<std::string, double>>>(python.attr("http2_limits"))) {
+        if (const std::string error = set_limit(config.http2, name, value); !error.empty()) {
+            throw nb::builtin_exception(nb::exception_type::value_error, error.c_str());
+        }
+    }
     set("management_host", config.management_host);
     set("management_port", config.management_port);
     set("management_token", config.management_token);
@@ -111,8 +121,9 @@ std::pair<std::uint16_t, std::uint16_t> start(AgentThread& agent) {
         const nb::gil_scoped_release unlocked;  // names may have to be resolved
         return agent.start();
     }();
-    if (const auto* error = std::get_if<std::string>(&started)) {
-        throw nb::builtin_exception(nb::exception_type::runtime_error, error->c_str());
+    if (const auto* error = std::get_if<StartError>(&started)) {
+        const auto type = error->tls ? nb::exception_type::value_error : nb::exception_type::runtime_error;
+        throw nb::builtin_exception(type, error->message.c_str());
     }
     const auto& ports = std::get<AgentThread::Ports>(started);
     return {ports.port, ports.management_port};
@@ -156,7 +167,9 @@ void init_agent(nb::module_& m) {
                 new (self) AgentThread(config_of(config), std::move(instance_secret), std::move(version));
             },
             nb::arg("config"), nb::arg("instance_secret"), nb::arg("version"))
-        .def("start", &start, "Listens and starts; returns both ports. Raises RuntimeError with the reason why not.")
+        .def("start", &start,
+             "Listens and starts; returns both ports. Raises RuntimeError if it cannot listen, ValueError for files of "
+             "TLS.")
         .def("descriptor", [](AgentThread& self) { return self.notices().descriptor(); })
         .def("take_notices", &take_notices, "All notices that wait, as tuples, and how many were dropped.")
         .def("expect_workers", &AgentThread::expect_workers, Guard())

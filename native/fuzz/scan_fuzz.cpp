@@ -1,53 +1,28 @@
-// Any bytes as a request, a reply and a stream reply: parts say what the whole says, what is read and written again is
-// read alike, and fields that nobody knows change nothing.
+// Any bytes as a request, a reply and a stream reply: the scan agrees with an obvious one, parts say what the whole
+// says, what is read and written again is read alike, and fields that nobody knows change nothing.
 //
 // The first two bytes say where the rest is cut in two.
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "anyserve/scan.hpp"
-#include "anyserve/utf8.hpp"
+#include "obvious_scan.hpp"
 #include "require.hpp"
 
 namespace {
 
 using namespace anyserve;
+using fuzz::comparable;
+using fuzz::Reading;
 using fuzz::require;
 
-/// Bits, since NaN is not equal to itself.
-std::string comparable(const Parameter& value) {
-    const auto index = static_cast<char>('0' + value.index());
-    if (const auto* number = std::get_if<double>(&value)) {
-        std::string bits(sizeof *number, '\0');
-        std::memcpy(bits.data(), number, sizeof *number);
-        return index + bits;
-    }
-    std::string written;
-    append_parameter(written, "", value);
-    return index + written;
-}
-
-struct Reading {
-    std::string model_name;
-    std::string model_version;
-    std::string id;
-    std::map<std::string, std::string> parameters;
-    bool tensors = false;
-
-    bool operator==(const Reading&) const = default;
-};
-
 Reading reading_of(const MessageHead& head) {
-    Reading reading{std::string(head.model_name), std::string(head.model_version), std::string(head.id), {},
-                    head.tensors};
-    for (const std::string_view text : {head.model_name, head.model_version, head.id}) require(is_utf8(text));
+    Reading reading{
+        std::string(head.model_name), std::string(head.model_version), std::string(head.id), {}, head.tensors};
     for (const auto& [name, value] : head.parameters) {
-        require(is_utf8(name));
         require(reading.parameters.emplace(name, comparable(value)).second);  // each once
         require(comparable(*head.parameter(name)) == comparable(value));
     }
@@ -76,8 +51,11 @@ const std::string kUnknown("\x78\x01\x7a\x01\xff\x7d\0\0\0\0\x79\0\0\0\0\0\0\0\0
 void check_message(std::string_view data, std::size_t cut, std::uint32_t fields) {
     MessageHead head;
     const bool whole = !scan_message(data, fields, head);
+    Reading obvious;
+    require(fuzz::obvious_message(data, fields, obvious) == whole);
     if (whole) {
         const Reading reading = reading_of(head);
+        require(reading == obvious);
         require(scanned(written(head), fields) == reading);
         require(scanned(kUnknown + std::string(data) + kUnknown, fields) == reading);
     }
@@ -91,7 +69,7 @@ void check_message(std::string_view data, std::size_t cut, std::uint32_t fields)
 void check_stream_reply(std::string_view data) {
     StreamReply reply;
     if (scan_stream_reply(data, reply)) return;
-    require(is_utf8(reply.error_message));
+    require(fuzz::obvious_utf8(reply.error_message));
     require(reply.response.has_value() == !reply.parts.empty());
     std::string response;
     for (const auto& part : reply.parts) response += data.substr(part.first, part.last - part.first);

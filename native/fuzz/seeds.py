@@ -60,6 +60,15 @@ def scan(directory: Path) -> Iterator[bytes]:
         messages += [as_bytes(vector[key]) for key in ("request", "appended", "reply", "response") if key in vector]
         for key in ("replies", "responses"):
             messages += [as_bytes(message) for message in vector.get(key, [])]
+    # So many parameters that they are no longer searched one by one, most of them several times.
+    entry = "22 07 0a 01 {name:02x} 12 02 10 {value:02x}"
+    for count in (17, 40, 120):
+        for names in (1, 16, 17, 40):
+            written = (entry.format(name=0x30 + i * 7 % names, value=i) for i in range(count))
+            messages.append(bytes.fromhex("".join(written)))
+    for parameters in messages[-6:]:
+        parts = (parameters[:117], parameters[117:234], parameters[:117])  # thirteen entries each
+        messages.append(b"".join(b"\x12\x75" + part for part in parts if len(part) == 117))
     for message in messages:
         yield struct.pack(">H", len(message) // 2) + message
 

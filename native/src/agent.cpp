@@ -1,5 +1,7 @@
 #include "anyserve/agent.hpp"
 
+#include <list>
+
 #include "anyserve/absent.hpp"
 #include "anyserve/dispatcher.hpp"
 #include "anyserve/http2_server.hpp"
@@ -9,6 +11,7 @@
 #include "anyserve/sockets.hpp"
 #include "anyserve/standard_services.hpp"
 #include "anyserve/statistics.hpp"
+#include "anyserve/tls.hpp"
 #include "anyserve/workers.hpp"
 
 namespace anyserve {
@@ -20,13 +23,23 @@ constexpr std::chrono::milliseconds kLastReplies{1'000};
 /// Clients of calls that have ended need to learn of the end, and not to lose a call that crosses it.
 constexpr std::chrono::milliseconds kGoAwayNotice{100};
 
-ServerLimits server_limits(const AgentConfig& config, std::size_t max_message_bytes) {
-    ServerLimits limits;
+ServerLimits client_limits(const AgentConfig& config) {
+    ServerLimits limits = config.http2;
     limits.max_calls = config.max_concurrent_rpcs;
-    limits.max_message_bytes = max_message_bytes;
+    limits.max_message_bytes = config.max_message_bytes;
     limits.goaway_notice = kGoAwayNotice;
     return limits;
 }
+
+ServerLimits management_limits(const AgentConfig& config) {
+    ServerLimits limits;
+    limits.max_calls = config.max_concurrent_rpcs;
+    limits.max_message_bytes = kManagementMessageBytes;
+    limits.goaway_notice = kGoAwayNotice;
+    return limits;
+}
+
+constexpr std::string_view kUnixPrefix = "unix:";
 
 std::string address_of(const std::string& host, std::uint16_t port) {
     const bool ipv6 = host.find(':') != std::string::npos;
@@ -58,24 +71,55 @@ struct Agent::Parts {
               loop, config, dispatcher, info, [this] { return ready(); }, std::move(instance_secret)),
           management(loop, config, registry, admission, workers, events),
           standard(loop, {"inference.GRPCInferenceService"}),
-          server(loop, server_limits(config, config.max_message_bytes),
+          server(loop, client_limits(config),
                  [this](ServerCall& call) {
                      auto handler = kserve.route(call);
                      return handler ? std::move(handler) : standard.route(call);
                  }),
-          management_server(loop, server_limits(config, kManagementMessageBytes),
+          management_server(loop, management_limits(config),
                             [this](ServerCall& call) { return management.route(call); }) {
         workers.on_all_launched_registered = [this] { become_ready(); };
     }
 
     bool ready() const noexcept { return serving && workers.all_launched_registered(); }
 
-    std::optional<std::string> listen(Http2Server& on, const std::string& host, std::uint16_t wanted,
-                                      std::uint16_t& bound) {
+    std::optional<StartError> listen() {
+        std::shared_ptr<const TlsContext> tls;
+        if (config.tls_cert) {
+            TlsLoaded loaded =
+                TlsContext::load({*config.tls_cert, config.tls_key.value_or(""), config.tls_client_ca.value_or("")});
+            if (!loaded.context) return StartError{true, std::move(loaded.error)};
+            tls = std::move(loaded.context);
+        }
+        const bool on_unix = config.host.starts_with(kUnixPrefix);
+        auto error = on_unix ? listen_at(config.host.substr(kUnixPrefix.size()), tls)
+                             : listen_at(server, config.host, config.port, port, tls);
+        if (!error && config.private_socket) error = listen_at(*config.private_socket, nullptr);
+        if (!error) {
+            error =
+                listen_at(management_server, config.management_host, config.management_port, management_port, nullptr);
+        }
+        return error;
+    }
+
+    std::optional<StartError> listen_at(Http2Server& on, const std::string& host, std::uint16_t wanted,
+                                        std::uint16_t& bound, const std::shared_ptr<const TlsContext>& tls) {
         Listening listening = listen_inet(host, wanted);
-        if (listening.sockets.empty()) return "cannot listen on " + address_of(host, wanted) + ": " + listening.error;
+        if (listening.sockets.empty()) {
+            return StartError{false, "cannot listen on " + address_of(host, wanted) + ": " + listening.error};
+        }
         bound = local_port(listening.sockets.front());
-        for (Fd& socket : listening.sockets) on.serve(std::move(socket));
+        for (Fd& socket : listening.sockets) on.serve(std::move(socket), tls);
+        return std::nullopt;
+    }
+
+    std::optional<StartError> listen_at(const std::string& path, const std::shared_ptr<const TlsContext>& tls) {
+        Listening listening = listen_unix(path);
+        if (listening.sockets.empty()) {
+            return StartError{false, "cannot listen on unix:" + path + ": " + listening.error};
+        }
+        files.emplace_back(path);
+        for (Fd& socket : listening.sockets) server.serve(std::move(socket), tls);
         return std::nullopt;
     }
 
@@ -104,6 +148,7 @@ struct Agent::Parts {
     }
 
     void client_side_ended() {
+        files.clear();
         if (drained) std::exchange(drained, nullptr)();
     }
 
@@ -122,6 +167,7 @@ struct Agent::Parts {
     StandardServices standard;
     Http2Server server;
     Http2Server management_server;
+    std::list<SocketFile> files;
     EventLoop::Timer sweep_timer;
     std::function<void()> on_ready;
     std::function<void()> drained;
@@ -137,11 +183,11 @@ Agent::Agent(EventLoop& loop, AgentConfig config, std::string instance_secret, s
 
 Agent::~Agent() = default;
 
-std::optional<std::string> Agent::start() {
+std::optional<StartError> Agent::start() {
     Parts& p = *parts_;
-    if (auto error = p.listen(p.server, p.config.host, p.config.port, p.port)) return error;
-    if (auto error =
-            p.listen(p.management_server, p.config.management_host, p.config.management_port, p.management_port)) {
+    if (auto error = p.listen()) {
+        p.server.drain(std::chrono::milliseconds(0), nullptr);  // gives up its port
+        p.files.clear();
         return error;
     }
     p.serving = true;

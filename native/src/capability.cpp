@@ -89,7 +89,7 @@ std::string Capability::text() const {
     std::string text = "{";
     for (const auto& [key, value] : items_) {
         if (text.size() > 1) text += ", ";
-        text += key + ": " + value;
+        text.append(key).append(": ").append(value);
     }
     return text + "}";
 }

@@ -127,8 +127,7 @@ void Inference::on_failed(Failure failure) {
         case FailureKind::unreachable:
         case FailureKind::not_taken: return try_elsewhere(failure);
         case FailureKind::gone: return fail(Code::unavailable, request.target.text() + ": " + failure.text);
-        case FailureKind::violation:
-            return fail(Code::internal, "the worker broke the protocol: " + failure.text);
+        case FailureKind::violation: return fail(Code::internal, "the worker broke the protocol: " + failure.text);
     }
 }
 
@@ -160,9 +159,9 @@ bool Inference::finish_exchange() {
 void Inference::release(bool succeeded) {
     exchange_.reset();
     Slot slot = *std::exchange(slot_, std::nullopt);
-    dispatcher_.statistics_.exchanged(*slot.registration(),
-                                      {succeeded, nanoseconds(started_ - arrived_),
-                                       nanoseconds(dispatcher_.loop_.now() - started_), unix_ms()});
+    dispatcher_.statistics_.exchanged(
+        *slot.registration(),
+        {succeeded, nanoseconds(started_ - arrived_), nanoseconds(dispatcher_.loop_.now() - started_), unix_ms()});
     dispatcher_.admission_.release(std::move(slot));
 }
 
@@ -182,9 +181,7 @@ void Inference::cancel() {
     if (slot_) release(false);
 }
 
-bool Inference::too_late() const noexcept {
-    return request.deadline && *request.deadline <= dispatcher_.loop_.now();
-}
+bool Inference::too_late() const noexcept { return request.deadline && *request.deadline <= dispatcher_.loop_.now(); }
 
 InferenceError Inference::late_error() const {
     return {Code::deadline_exceeded, request.target.text() + ": the deadline passed before the reply was complete"};

@@ -16,12 +16,9 @@ Watcher::Taken Watcher::take() {
         return event;
     }
     switch (state_) {
-        case State::closed:
-            return Closed{};
-        case State::too_slow:
-            return TooSlow{};
-        case State::open:
-            break;
+        case State::closed: return Closed{};
+        case State::too_slow: return TooSlow{};
+        case State::open: break;
     }
     wanted_ = true;
     return Nothing{};

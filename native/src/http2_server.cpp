@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::size_t kReadBytes = std::size_t{256} << 10;
 constexpr int kAcceptedAtOnce = 64;
-constexpr std::size_t kOutputsOfTls = 4;  // times `output_bytes`; what the session says takes less than three
+constexpr std::size_t kMostOnWire = 4 * TlsConnection::kWireBytes;  // what the session says takes less than half
 constexpr std::chrono::milliseconds kAcceptPause{100};  // when there are no descriptors: others may be closed
 
 std::string peer_name(const sockaddr_storage& address) {
@@ -140,7 +140,7 @@ void Http2Server::Connection::receive(std::string_view bytes) {
         session_.receive(plain, now);
     }
     // Some records are answered by TLS itself (KeyUpdate): not without end for a client that takes no answers.
-    if (tls_->ended() || output_.size() > kOutputsOfTls * server_.state_.limits.output_bytes) return close();
+    if (tls_->ended() || output_.size() > kMostOnWire) return close();
     server_.wants_flush(*this);  // for handshakes and alerts
 }
 
@@ -148,7 +148,7 @@ void Http2Server::Connection::receive(std::string_view bytes) {
 void Http2Server::Connection::pump(EventLoop::Clock::time_point now) {
     if (!tls_) return session_.pump(output_, now);
     if (!tls_->established()) return;
-    if (output_.size() < server_.state_.limits.output_bytes) session_.pump(tls_->plain(), now);
+    session_.pump(tls_->plain(), now);
     tls_->seal();
     if (output_.empty() && session_.done()) tls_->close();
 }

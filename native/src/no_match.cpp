@@ -17,7 +17,8 @@ constexpr std::size_t kCompared = 64;  // bytes of a name: one word of bits
 class CommonSubsequence {
 public:
     explicit CommonSubsequence(std::string_view text) noexcept : size_(text.size()) {
-        for (std::size_t i = 0; i < text.size(); ++i) where_[static_cast<unsigned char>(text[i])] |= std::uint64_t{1} << i;
+        for (std::size_t i = 0; i < text.size(); ++i)
+            where_[static_cast<unsigned char>(text[i])] |= std::uint64_t{1} << i;
     }
     [[nodiscard]] std::size_t length_with(std::string_view other) const noexcept {
         std::uint64_t free = ~std::uint64_t{0};

@@ -39,10 +39,13 @@ bool glob_matches(std::string_view glob, std::string_view value) noexcept {
 }
 
 // Longer ones first: `>=` begins like `>`.
-const Pattern::Operator Pattern::kOperators[] = {
-    {">=", Comparison::at_least}, {"<=", Comparison::at_most}, {"!=", Comparison::not_equal},
-    {">", Comparison::above},     {"<", Comparison::below},
-};
+const std::array<Pattern::Operator, 5> Pattern::kOperators = {{
+    {">=", Comparison::at_least},
+    {"<=", Comparison::at_most},
+    {"!=", Comparison::not_equal},
+    {">", Comparison::above},
+    {"<", Comparison::below},
+}};
 
 std::variant<Pattern, InvalidQuery> Pattern::parse(std::string text) {
     const auto length = count_characters(text);
@@ -52,9 +55,9 @@ std::variant<Pattern, InvalidQuery> Pattern::parse(std::string text) {
                             std::to_string(*length)};
     }
     Pattern pattern(std::move(text));
-    const auto* op = std::find_if(std::begin(kOperators), std::end(kOperators),
+    const auto* op = std::find_if(kOperators.begin(), kOperators.end(),
                                   [&](const Operator& each) { return pattern.text_.starts_with(each.text); });
-    auto invalid = op != std::end(kOperators) ? pattern.read_operand(*op) : pattern.read_alternatives();
+    auto invalid = op != kOperators.end() ? pattern.read_operand(*op) : pattern.read_alternatives();
     if (invalid) return *std::move(invalid);
     return pattern;
 }
@@ -98,17 +101,12 @@ bool Pattern::compares(std::string_view value) const noexcept {
     const auto operand = Decimal::parse(operand_);
     if (!number || !operand) return false;  // `route.pattern.not-a-number`; the operand is one, or `parse` had refused
     switch (comparison_) {
-        case Comparison::at_least:
-            return *number >= *operand;
-        case Comparison::at_most:
-            return *number <= *operand;
-        case Comparison::above:
-            return *number > *operand;
-        case Comparison::below:
-            return *number < *operand;
+        case Comparison::at_least: return *number >= *operand;
+        case Comparison::at_most: return *number <= *operand;
+        case Comparison::above: return *number > *operand;
+        case Comparison::below: return *number < *operand;
         case Comparison::none:
-        case Comparison::not_equal:
-            break;
+        case Comparison::not_equal: break;
     }
     return false;
 }
@@ -156,7 +154,7 @@ std::string Query::text() const {
     std::string text = "{";
     for (const auto& [key, pattern] : items_) {
         if (text.size() > 1) text += ", ";
-        text += key + ": " + pattern.text();
+        text.append(key).append(": ").append(pattern.text());
     }
     return text + "}";
 }

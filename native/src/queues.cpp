@@ -59,7 +59,9 @@ using admission::Queue;
 
 namespace {
 
-void append_sized(std::string& out, std::string_view text) { out.append(std::to_string(text.size())).append(1, ':').append(text); }
+void append_sized(std::string& out, std::string_view text) {
+    out.append(std::to_string(text.size())).append(1, ':').append(text);
+}
 
 std::string name_of(const ModelKey& key) {
     std::string name;
@@ -131,7 +133,7 @@ void Admission::withdraw(Ticket& ticket) {
 
 void Admission::release(Slot slot) {
     Pool& pool = *slot.pool_;
-    give_back(std::move(slot));
+    give_back(slot);
     serve(pool);
     tell();
 }
@@ -148,7 +150,8 @@ void Admission::reconsider() {
             tickets.push_back(each);
         }
     }
-    std::sort(tickets.begin(), tickets.end(), [](const Ticket* a, const Ticket* b) { return a->arrival_ < b->arrival_; });
+    std::sort(tickets.begin(), tickets.end(),
+              [](const Ticket* a, const Ticket* b) { return a->arrival_ < b->arrival_; });
     drop_lanes();
     drop_unused_loads();
     for (Ticket* ticket : tickets) {
@@ -272,8 +275,8 @@ std::optional<Slot> Admission::take(Lane& lane) {
         const Pool& pool = *lane.places[i];
         if (pool.used >= pool.limit) continue;
         const Load* least = best ? lane.places[*best]->load : nullptr;
-        if (least == nullptr || std::pair(pool.load->in_flight, pool.load->last_chosen) <
-                                    std::pair(least->in_flight, least->last_chosen)) {
+        if (least == nullptr ||
+            std::pair(pool.load->in_flight, pool.load->last_chosen) < std::pair(least->in_flight, least->last_chosen)) {
             best = i;
         }
     }
@@ -285,7 +288,7 @@ std::optional<Slot> Admission::take(Lane& lane) {
     return Slot(lane.tier[*best], pool);
 }
 
-void Admission::give_back(Slot slot) noexcept {
+void Admission::give_back(const Slot& slot) noexcept {
     Load& load = *slot.pool_->load;
     --slot.pool_->used;
     --load.in_flight;

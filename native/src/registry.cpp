@@ -99,8 +99,7 @@ std::variant<RegistrationPtr, RegistryFull> Registry::add(RegistrationPtr regist
         return RegistryFull{std::to_string(max_workers_) + " workers are registered already (--max-workers)"};
     }
     if (entries_.size() >= max_registrations_) {
-        return RegistryFull{std::to_string(max_registrations_) +
-                            " registrations exist already (--max-registrations)"};
+        return RegistryFull{std::to_string(max_registrations_) + " registrations exist already (--max-registrations)"};
     }
     const auto added = entries_.insert(std::make_unique<Entry>(Entry{next_order_++, std::move(registration)})).first;
     index(added->get());

@@ -110,12 +110,10 @@ std::string annotations(const Request& request, const Registration& registration
     return out;
 }
 
-std::optional<InferenceError> fill_reply(std::string& reply, const Request& request,
-                                         const Registration& registration) {
+std::optional<InferenceError> fill_reply(std::string& reply, const Request& request, const Registration& registration) {
     MessageHead head;
     if (auto malformed = scan_message(reply, kResponseFields, head)) {
-        return InferenceError{Code::internal,
-                              "the worker's reply is not a ModelInferResponse: " + malformed.message};
+        return InferenceError{Code::internal, "the worker's reply is not a ModelInferResponse: " + malformed.message};
     }
     if (const Parameter* code = head.parameter(wire::kErrorCode)) {
         return worker_error(*code, head.parameter(wire::kErrorMessage));
@@ -132,8 +130,7 @@ std::string as_stream_reply(std::string reply, bool last) {
 }
 
 std::optional<InferenceError> fill_stream_reply(std::string& reply, const Request& request,
-                                                const Registration& registration, bool asks,
-                                                StreamReplyFacts& facts) {
+                                                const Registration& registration, bool asks, StreamReplyFacts& facts) {
     StreamReply read;
     if (auto malformed = scan_stream_reply(reply, read)) {
         return InferenceError{Code::internal,

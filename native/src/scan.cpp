@@ -1,6 +1,7 @@
 #include "anyserve/scan.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <utility>
@@ -181,11 +182,11 @@ private:
 
     /// An InferParameter, merged into `value`: the last choice that stands in it counts (`frame.scan.choice`).
     [[nodiscard]] bool choice(std::string_view data, Parameter& value) {
-        constexpr std::uint32_t wire_types[] = {kVarint, kVarint, kLength, kFixed64, kVarint};
+        constexpr std::array<std::uint32_t, 5> wire_types = {kVarint, kVarint, kLength, kFixed64, kVarint};
         FieldReader reader(data, malformed_);
         Field field;
         while (reader.next(field)) {
-            if (field.number > std::size(wire_types)) continue;
+            if (field.number > wire_types.size()) continue;
             if (field.wire_type != wire_types[field.number - 1]) return wrong_wire_type(field, "InferParameter ");
             switch (field.number) {
                 case 1: value = field.value != 0; break;

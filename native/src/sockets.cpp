@@ -52,8 +52,8 @@ Fd listen_at(const addrinfo& found, std::uint16_t port, const ListenOptions& opt
     if (options.reuse_port) set(socket, SOL_SOCKET, SO_REUSEPORT, 1);
     if (found.ai_family == AF_INET6) set(socket, IPPROTO_IPV6, IPV6_V6ONLY, 0);
     set(socket, IPPROTO_TCP, TCP_NODELAY, 1);
-    if (bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), found.ai_addrlen) != 0) return Fd();
-    if (listen(socket.get(), options.backlog) != 0) return Fd();
+    if (bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), found.ai_addrlen) != 0) return {};
+    if (listen(socket.get(), options.backlog) != 0) return {};
     return socket;
 }
 

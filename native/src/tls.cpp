@@ -249,7 +249,7 @@ void TlsConnection::stopped(int result) {
 void TlsConnection::seal() {
     std::array<char, kRecordBytes> record;
     std::array<iovec, 64> vectors{};
-    while (!plain_.empty() && established()) {
+    while (!plain_.empty() && wire_.size() < kWireBytes && established()) {
         // Headers of frames and what they are about go into one record: each costs as much as a copy of all of it.
         std::size_t size = 0;
         for (const iovec& part : std::span(vectors).first(plain_.gather(vectors))) {

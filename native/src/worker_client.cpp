@@ -173,6 +173,7 @@ void WorkerClient::violated(const Failure& violation) {
 void WorkerClient::close() {
     lost_ = true;
     std::vector<WorkerConnection*> open;  // the list changes under way
+    open.reserve(all_.size());
     for (const auto& connection : all_) open.push_back(connection.get());
     for (WorkerConnection* connection : open) connection->drop();
 }

@@ -20,13 +20,10 @@ iovec part_of(std::string_view bytes) noexcept { return {const_cast<char*>(bytes
 
 const char* text_of(FailureKind kind) noexcept {
     switch (kind) {
-        case FailureKind::violation:
-            return "a reply frame was cut off";
-        case FailureKind::not_taken:
-            return "the worker closed without reading the request";
+        case FailureKind::violation: return "a reply frame was cut off";
+        case FailureKind::not_taken: return "the worker closed without reading the request";
         case FailureKind::gone:
-        case FailureKind::unreachable:
-            break;
+        case FailureKind::unreachable: break;
     }
     return "the worker closed the connection before its reply was complete";
 }
@@ -39,8 +36,8 @@ WorkerConnection::WorkerConnection(WorkerClient& client, Fd socket)
 WorkerConnection::~WorkerConnection() { close(); }
 
 bool WorkerConnection::watch() {
-    // Before the clients' requests: they must find neither a connection that the worker has ended nor a place taken that
-    // a reply frees.
+    // Before the clients' requests: they must find neither a connection that the worker has ended nor a place taken
+    // that a reply frees.
     if (!client_.loop_.add(socket_.get(), EPOLLIN, *this, EventLoop::Order::first)) return false;
     watched_for_ = EPOLLIN;
     return true;

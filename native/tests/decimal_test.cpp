@@ -17,8 +17,8 @@ Decimal number(std::string_view text) {
 }
 
 TEST(Decimal, RefusesWhatIsNone) {
-    for (const char* text : {"", "-", ".", "1.", ".5", "-.5", "+1", "1e3", "1_0", " 1", "1 ", "--1", "1.2.3", "1-", "0x1",
-                             "١", "1.-5", "NaN", "Infinity", "1,5"}) {
+    for (const char* text : {"",   "-",   ".",     "1.", ".5",  "-.5", "+1",   "1e3", "1_0",      " 1",
+                             "1 ", "--1", "1.2.3", "1-", "0x1", "١",   "1.-5", "NaN", "Infinity", "1,5"}) {
         EXPECT_FALSE(Decimal::parse(text)) << text;
     }
 }
@@ -74,9 +74,7 @@ TEST(Decimal, ComparesAsTheObviousWayDoes) {
         std::generate(text.begin(), text.end(), [&] { return "0019"[some(4)]; });
         return text;
     };
-    const auto text = [&] {
-        return (some(2) ? "-" : "") + digits(4) + (some(2) ? "." + digits(3) : "");
-    };
+    const auto text = [&] { return (some(2) ? "-" : "") + digits(4) + (some(2) ? "." + digits(3) : ""); };
     for (int i = 0; i < 200'000; ++i) {
         const std::string a = text();
         const std::string b = text();

@@ -414,6 +414,8 @@ TEST_F(DispatcherTest, AStreamGoesOnOnlyWhenItIsResumed) {
     recorded.take_at_once = 1;
     auto all_sent = sent.get_future();
     driver.until_done(all_sent);
+    ASSERT_TRUE(driver.until([&] { return !recorded.replies.empty(); }));
+    for (int i = 0; i < 10; ++i) driver.turn();
     EXPECT_EQ(recorded.replies.size(), 1u);
     for (std::size_t count = 2; count <= kCount; ++count) {
         recorded.inference->resume();
@@ -582,7 +584,8 @@ void ExchangeVectors::run(const Json& vector) {
                 if (attempt.contains("connect")) continue;
                 ListeningWorker& at = *listening.at(tried.back());
                 if (!attempt.value("kept", false)) peers.push_back(at.accept());
-                const bool refuses_next = i + 1 < attempts.size() && attempts[i + 1].value("connect", "") == "refused" &&
+                const bool refuses_next = i + 1 < attempts.size() &&
+                                          attempts[i + 1].value("connect", "") == "refused" &&
                                           attempts[i + 1].at("worker") == tried.back();
                 peers.back().wait_for_bytes();
                 if (refuses_next) at.close();

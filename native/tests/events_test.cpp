@@ -26,7 +26,9 @@ bool takes(Watcher& watcher) {
     return std::holds_alternative<Kind>(watcher.take());
 }
 
-Event ready() { return {.time_unix_ms = 5, .type = EventType::server_ready, .worker_id = "w", .registration = {}, .message = "m"}; }
+Event ready() {
+    return {.time_unix_ms = 5, .type = EventType::server_ready, .worker_id = "w", .registration = {}, .message = "m"};
+}
 
 TEST(EventLog, TellsEveryWatcherWhatComes) {
     EventLog log(2);

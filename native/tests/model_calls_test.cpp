@@ -214,7 +214,7 @@ TEST_F(ModelCallsTest, MayEndBeforeTheLifecycleAnswers) {
     calls.memory.session.close();
     calls.memory.connection.ended.clear();
     info.reset();
-    lifecycle.waiting.at(1)(true);
+    lifecycle.waiting.at(1)(false);
 }
 
 TEST_F(ModelCallsTest, RefuseWhatIsNotBuiltByItsName) {

@@ -113,7 +113,8 @@ private:
     Tier tier_of(const Asked& asked) {
         for (Tier tier : registry_->resolve(asked.target)->tiers) {
             std::erase_if(tier, [&](const auto& each) {
-                return std::any_of(asked.excluded.begin(), asked.excluded.end(), [&](const auto& e) { return same_key(*e, *each); });
+                return std::any_of(asked.excluded.begin(), asked.excluded.end(),
+                                   [&](const auto& e) { return same_key(*e, *each); });
             });
             if (!tier.empty()) return tier;
         }
@@ -182,20 +183,14 @@ public:
     void step() {
         told_.clear();
         switch (below(10)) {
-            case 0:
-                return add();
-            case 1:
-                return remove();
-            case 2:
-                return withdraw();
-            case 3:
-                return fail();
+            case 0: return add();
+            case 1: return remove();
+            case 2: return withdraw();
+            case 3: return fail();
             case 4:
             case 5:
-            case 6:
-                return release();
-            default:
-                return submit({next_id_++, target(), {}});
+            case 6: return release();
+            default: return submit({next_id_++, target(), {}});
         }
     }
 

@@ -142,7 +142,8 @@ TEST(Registry, KeepsABoundedNumberOfRoutedRegistrations) {
     constexpr std::size_t count = Registry::kMaxRouted / 16;
     Registry registry(1, count);
     for (std::size_t i = 0; i < count; ++i) {
-        added(registry, vectors::registration({{"worker", "w"}, {"model_name", "m"}, {"model_version", "v" + std::to_string(i)}}));
+        added(registry, vectors::registration(
+                            {{"worker", "w"}, {"model_name", "m"}, {"model_version", "v" + std::to_string(i)}}));
     }
     const std::weak_ptr<const Route> first = registry.resolve(named("m"));
     for (int i = 0; i < 15; ++i) {
@@ -186,7 +187,9 @@ public:
             return with([&](const auto& v) { return v == wanted; });
         }
         if (any([](const auto& v) { return !Decimal::parse(v); })) return with([](const auto&) { return true; });
-        return with([&](const auto& v) { return !any([&](const auto& w) { return *Decimal::parse(w) > *Decimal::parse(v); }); });
+        return with([&](const auto& v) {
+            return !any([&](const auto& w) { return *Decimal::parse(w) > *Decimal::parse(v); });
+        });
     }
 
     std::vector<RegistrationPtr> named(const std::string& name, const std::string& version) const {
@@ -206,7 +209,8 @@ public:
         std::vector<std::pair<RegistrationPtr, std::size_t>> matches;
         if (target.query) {
             for (const auto& each : registrations) {
-                if (const auto exact = target.query->exact_matches(each->capability)) matches.emplace_back(each, *exact);
+                if (const auto exact = target.query->exact_matches(each->capability))
+                    matches.emplace_back(each, *exact);
             }
         } else {
             for (const auto& each : named(target.model_name, target.model_version)) matches.emplace_back(each, 0);
@@ -252,7 +256,8 @@ public:
     Target target() {
         Target target{one_of({"", "m", "n", "o"}), one_of(kVersions), {}, below(2) == 0};
         if (below(2)) {
-            const std::string type = one_of({"chat", "chat|embed", "chat*", "!=embed", "chat|e*", "none|embed", "none"});
+            const std::string type =
+                one_of({"chat", "chat|embed", "chat*", "!=embed", "chat|e*", "none|embed", "none"});
             const std::string model = one_of({"m", "m|n", "?", "o|n|m|o"});
             const std::string version = one_of({">=1", "1.0|1", "<2", "2"});
             std::vector<Query::Pair> pairs;
@@ -296,7 +301,8 @@ TEST(Registry, AnswersAsTheObviousModelDoes) {
                 const std::string worker = random.one_of({"v", "w", "x", "y"});
                 const auto all = registry.of_worker(worker);
                 ASSERT_EQ(registry.remove_worker(worker), all);
-                ASSERT_EQ(std::erase_if(model.registrations, [&](const auto& e) { return e->worker_id == worker; }), all.size());
+                ASSERT_EQ(std::erase_if(model.registrations, [&](const auto& e) { return e->worker_id == worker; }),
+                          all.size());
                 ASSERT_FALSE(registry.has_worker(worker));
             }
             const Target target = random.target();

@@ -80,7 +80,8 @@ inline RegistrationPtr registration(const Json& json) {
     made->socket_path = "/s";
     made->model_name = text_or_empty(json, "model_name");
     made->model_version = text_or_empty(json, "model_version");
-    auto items = as_items(json.value(json.contains("capability_pairs") ? "capability_pairs" : "capability", Json::object()));
+    auto items =
+        as_items(json.value(json.contains("capability_pairs") ? "capability_pairs" : "capability", Json::object()));
     made->annotate = !items.empty();
     if (items.empty()) {
         items.emplace_back("type", made->model_name);

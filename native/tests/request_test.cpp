@@ -15,8 +15,8 @@ std::optional<InferenceError> terms_error(const Metadata& metadata) {
 
 TEST(ReadTerms, TakesWhatItKnows) {
     CallTerms terms;
-    EXPECT_FALSE(read_terms({{"user-agent", "x"}, {"x-cap-type", "chat"}, {"traceparent", "a"}, {"traceparent", "b"}},
-                            terms));
+    EXPECT_FALSE(
+        read_terms({{"user-agent", "x"}, {"x-cap-type", "chat"}, {"traceparent", "a"}, {"traceparent", "b"}}, terms));
     ASSERT_TRUE(terms.query);
     EXPECT_EQ(terms.query->text(), "{type: chat}");
     EXPECT_EQ(terms.traceparent, "b") << "the last one counts";
@@ -40,7 +40,10 @@ TEST(ReadTerms, RefusesABadQueryByItsKey) {
 }
 
 TEST(ReadRequest, ByNameOrByQuery) {
-    const std::string payload("\x0a\x01m\x12\x01" "7\x1a\x02id", 10);
+    const std::string payload(
+        "\x0a\x01m\x12\x01"
+        "7\x1a\x02id",
+        10);
     Request named;
     EXPECT_FALSE(read_request(payload, {}, true, named));
     EXPECT_EQ(named.target.text(), "model 'm' version '7'");

@@ -122,7 +122,6 @@ public:
     FakeCall(EventLoop& loop, std::string_view path, Metadata metadata = {}) : loop_(loop) {
         facts_.path = path;
         facts_.metadata = std::move(metadata);
-        facts_.deadline.reset();
         facts_.peer = "unix:";
     }
     ~FakeCall() { deadline_ = {}; }
@@ -134,7 +133,7 @@ public:
         handler_ = std::move(handler);
         if (facts_.deadline) deadline_ = loop_.at(*facts_.deadline, [this] { expire(); });
     }
-    void set_deadline(std::chrono::milliseconds from_now) { facts_.deadline = EventLoop::Clock::now() + from_now; }
+    void set_deadline(EventLoop::Clock::time_point deadline) { facts_.deadline = deadline; }
     void message(std::string bytes) {
         incoming_.push_back(std::move(bytes));
         deliver();

@@ -73,9 +73,13 @@ public:
     }
     std::string answer(std::string_view bytes) {
         server.plain().append(bytes);
-        server.seal();
-        deliver();
-        return client.read();
+        std::string answer;
+        while (!server.plain().empty()) {
+            server.seal();
+            deliver();
+            answer += client.read();
+        }
+        return answer;
     }
 
     OutputQueue wire;

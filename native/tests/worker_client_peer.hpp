@@ -22,8 +22,8 @@
 
 #include "anyserve/event_loop.hpp"
 #include "anyserve/fd.hpp"
-#include "anyserve/worker_client.hpp"
 #include "anyserve/framing.hpp"
+#include "anyserve/worker_client.hpp"
 
 namespace anyserve::testing {
 

@@ -127,14 +127,10 @@ Outcome dispatch(testing::Driver& driver, const std::map<std::string, std::share
             return outcome;
         }
         switch (failure->kind) {
-            case FailureKind::gone:
-                return outcome;
-            case FailureKind::violation:
-                outcome.status = "INTERNAL";
-                return outcome;
+            case FailureKind::gone: return outcome;
+            case FailureKind::violation: outcome.status = "INTERNAL"; return outcome;
             case FailureKind::unreachable:
-            case FailureKind::not_taken:
-                break;
+            case FailureKind::not_taken: break;
         }
     }
     return outcome;

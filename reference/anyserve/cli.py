@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from anyserve import logs
-from anyserve.agent.config import AgentConfig
+from anyserve.agent.config import AgentConfig, UnknownLimit
 from anyserve.cli_client import infer, workers
 from anyserve.control.agents import IMPLEMENTATIONS, available_implementations
 from anyserve.sockets import SocketDirectoryError, default_socket_dir
@@ -37,6 +37,21 @@ class _DefaultCommand(click.Group):
         with formatter.section("About"):
             formatter.write_dl([record for p in self.get_params(ctx) if (record := p.get_help_record(ctx))])
         self.format_commands(ctx, formatter)
+
+
+class _Http2Limit(click.ParamType):
+    """NAME=NUMBER, as a pair."""
+
+    name = "name=number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        name, _, number = str(value).partition("=")
+        try:
+            return name, float(number)
+        except ValueError:
+            self.fail(f"{value!r} is not NAME=NUMBER", param, ctx)
 
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -129,6 +144,14 @@ def main() -> None:
     help="Greatest request or reply.",
 )
 @click.option(
+    "--http2-limit",
+    "http2_limits",
+    multiple=True,
+    type=_Http2Limit(),
+    help="A limit of the client side's HTTP/2, e.g. max-streams=1000 or idle-timeout=600; may be given again. "
+    "docs/spec/serving.md lists them.",
+)
+@click.option(
     "--max-concurrent-rpcs", default=DEFAULTS.max_concurrent_rpcs, type=click.IntRange(1), help="Client calls at once."
 )
 @click.option(
@@ -189,6 +212,8 @@ def _serve(app: str | None, impl: str | None, options: dict[str, Any]) -> int:
         raise click.UsageError(str(error)) from error
     try:
         asyncio.run(serving.serve(config, serving.ServeOptions(app=app, impl=impl, **options)))
+    except UnknownLimit as error:
+        raise click.UsageError(str(error)) from error
     except (PortInUse, TlsFileError, SocketDirectoryError, StartFailed) as error:
         click.echo(f"anyserve: error: {error}", err=True)
         return 1

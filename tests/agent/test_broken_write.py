@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from anyserve.agent import Agent
-from support.instances import Instance
+from support.instances import IMPLEMENTATIONS, Instance
 from support.waiting import eventually, within
 from support.wire import raw_bytes, request, stream_reply
 
@@ -37,6 +37,7 @@ async def requests(count: int) -> AsyncIterator[bytes]:
     await asyncio.Event().wait()  # the client's side stays open
 
 
+@pytest.mark.parametrize("make_agent", [IMPLEMENTATIONS["reference"]], ids=["reference"])
 async def test_a_write_that_fails_ends_the_call_and_its_exchanges(instance: Instance) -> None:
     worker = await instance.worker("m", stream=True)
     assert isinstance(instance.agent, Agent)

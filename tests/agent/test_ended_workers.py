@@ -12,6 +12,7 @@ import pytest
 
 from anyserve._proto import grpc_predict_v2_pb2 as kserve
 from anyserve._proto import worker_management_pb2 as pb
+from anyserve.agent import Agent
 from anyserve.errors import Code
 from support.client import Client, Management, failure
 from support.instances import Instance
@@ -74,7 +75,8 @@ async def test_a_reply_that_lies_in_the_socket_is_not_lost(instance: Instance, c
     call = client.background(request("m"))
     exchange = await worker.exchange()
     await exchange.answer(reply(request_id="complete"))
-    assert unread(exchange.connection)
+    if isinstance(instance.agent, Agent):  # on the test's own loop, and cannot have read it
+        assert unread(exchange.connection)
     instance.agent.worker_ended(worker.worker_id, REASON)
     assert (await call).id == "complete"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -57,7 +58,7 @@ def ask(
 ) -> list[bytes] | grpc.StatusCode:
     """Sends a request by grpcio: the responses' bytes, or the status of the failure."""
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=MAX_MESSAGE) as channel:
-        call = (channel.stream_stream if stream else channel.unary_unary)(request.path)
+        call: Any = (channel.stream_stream if stream else channel.unary_unary)(request.path)
         try:
             if stream:
                 return list(call(iter([request.message]), metadata=tuple(metadata), timeout=60))

@@ -69,7 +69,8 @@ class Report:
             for aim in self.aims
         ]
         about = ", ".join(f"{key} {value}" for key, value in machine.description().items())
-        parts = [f"{datetime.date.today().isoformat()}; {about}", _table(COLUMNS, rows), _table(AIM_COLUMNS, aims)]
+        parts = [f"{datetime.date.today().isoformat()}; {about}", _table(COLUMNS, rows)]
+        parts += [_table(AIM_COLUMNS, aims)] if aims else []
         return "\n\n".join([*parts, *self.notes]) + "\n"
 
     def write(self, directory: Path) -> None:

@@ -31,6 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, redirect_stderr
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -76,6 +77,7 @@ class Tally:
     dropped: int = 0
     """Requests that failed because their worker was killed."""
     kills: int = 0
+    kills_under_load: int = 0
     faults: list[str] = field(default_factory=list)
 
 
@@ -126,13 +128,17 @@ class Soak:
     def round(self) -> None:
         """All kinds of requests once."""
         with ThreadPoolExecutor() as pool:
-            storm = pool.submit(self._load, "small", SMALL, connections=4, streams=8, kills=True)
-            streams = pool.submit(self._load, "unknown", UNKNOWN, connections=2, streams=16)
+            storm = [
+                pool.submit(self._load, "small", SMALL, connections=4, streams=8, kills=True),
+                pool.submit(self._load, "large", LARGE, connections=2, streams=4, kills=True),
+                pool.submit(self._load, "unknown", UNKNOWN, connections=2, streams=16),
+            ]
             self.tally.kills += 1
             self.start_worker()
+            self.tally.kills_under_load += not storm[0].done()
             self._reset_connections()
-            storm.result()
-            streams.result()
+            for load in storm:
+                load.result()
             calm = pool.submit(self._load, "small", CALM, connections=1, streams=64)
             asyncio.run(self._disturb())
             calm.result()
@@ -177,7 +183,7 @@ class Soak:
         self.tally.requests += 2 * CANCELLED + DEADLINES
 
     async def _cancel_stream(self, channel: grpc.aio.Channel) -> None:
-        call = channel.stream_stream(self._calls["endless"].path)(timeout=60)
+        call: Any = channel.stream_stream(self._calls["endless"].path)(timeout=60)
         await call.write(self._calls["endless"].message)
         for _ in range(self._random.randrange(1, TOKENS)):
             await call.read()
@@ -185,14 +191,16 @@ class Soak:
         self._count("cancelled stream", await call.code(), grpc.StatusCode.CANCELLED)
 
     async def _cancel_call(self, channel: grpc.aio.Channel) -> None:
-        call = channel.unary_unary(self._calls["large"].path)(self._calls["large"].message, timeout=60)
-        await asyncio.sleep(self._random.random() / 100)  # anywhere in its life
+        infer: Any = channel.unary_unary(self._calls["large"].path)
+        call = infer(self._calls["large"].message, timeout=60)
+        await asyncio.sleep(self._random.random() / 10)  # anywhere in its life
         call.cancel()
         self._count("cancelled call", await call.code(), grpc.StatusCode.CANCELLED, grpc.StatusCode.OK)
 
     async def _deadline(self, channel: grpc.aio.Channel) -> None:
-        seconds = self._random.choice((0.0005, 0.002, 0.01))
-        call = channel.unary_unary(self._calls["small"].path)(self._calls["small"].message, timeout=seconds)
+        seconds = self._random.choice((0.001, 0.02, 0.5))
+        infer: Any = channel.unary_unary(self._calls["small"].path)
+        call = infer(self._calls["small"].message, timeout=seconds)
         self._count("short deadline", await call.code(), grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.OK)
 
     def _count(self, what: str, status: grpc.StatusCode, *expected: grpc.StatusCode) -> None:
@@ -252,7 +260,10 @@ def soak(impl: str, programs: Mapping[str, Path]) -> int:
             run_.close()
         show(samples[-1])
     tally = run_.tally
-    print(f"{tally.kills} workers killed, {tally.dropped} requests dropped with them")
+    print(
+        f"{tally.kills} workers killed, {tally.kills_under_load} of them under load: "
+        f"{tally.dropped} requests failed with them"
+    )
     for what, count in sorted(tally.statuses.items()):
         print(f"{what}: {count:,}")
     wrong = verdict(samples, tally)
@@ -277,6 +288,7 @@ def write(impl: str, samples: list[Sample], tally: Tally, wrong: list[str]) -> N
         "wrong": wrong,
         "requests": tally.requests,
         "kills": tally.kills,
+        "kills_under_load": tally.kills_under_load,
         "dropped": tally.dropped,
         "statuses": tally.statuses,
         "samples": [asdict(sample) for sample in samples],

@@ -12,12 +12,12 @@ from anyserve.cli import main
 from support.command import run
 
 OPTIONS = re.findall(
-    "--[a-z-]+",
+    "--[a-z0-9-]+",
     """
     --host --port --management-host --management-port --management-token --workers --impl --factory --app-dir
     --reload --grace --socket-dir --orphan-timeout --heartbeat-interval --heartbeat-timeout --connect-timeout
     --queue-size --max-message-bytes --max-concurrent-rpcs --max-stream-requests --default-max-concurrency
-    --max-workers --max-registrations --max-watchers --log-format --log-level --help --version
+    --max-workers --max-registrations --max-watchers --http2-limit --log-format --log-level --help --version
     --tls-cert --tls-key --tls-client-ca
     """,
 )

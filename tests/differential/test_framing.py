@@ -24,7 +24,7 @@ streams = st.lists(st.one_of(frames, frames, frames, long_frames, too_long, st.b
 
 def whole(stream: bytes) -> tuple[list[bytes], str]:
     """All payloads of a stream, and how it ends."""
-    payloads = []
+    payloads: list[bytes] = []
     while len(stream) >= 4:
         length = int.from_bytes(stream[:4], "big")
         if length > LIMIT:

@@ -111,6 +111,7 @@ class Desks(RuleBasedStateMachine):
 
 
 def test_admissions(both: Both) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: Desks(both), settings=examples(80, stateful_step_count=40)
+    run_state_machine_as_test(
+        lambda: Desks(both),  # type: ignore[arg-type]
+        settings=examples(80, stateful_step_count=40),
     )

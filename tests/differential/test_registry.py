@@ -162,6 +162,7 @@ def by_name(registrations: list[Any], name: str, version: str) -> list[Any]:
 
 
 def test_registries(both: Both) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: Registries(both), settings=examples(60, stateful_step_count=25)
+    run_state_machine_as_test(
+        lambda: Registries(both),  # type: ignore[arg-type]
+        settings=examples(60, stateful_step_count=25),
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,19 +15,25 @@ SECONDS = int(os.environ.get("FUZZ_SECONDS", "5"))
 
 @pytest.mark.timeout(SECONDS + 1200)
 @pytest.mark.parametrize("fuzzer", FUZZERS)
-def test_fuzz(fuzzer: str, tmp_path: Path) -> None:
+def test_fuzz(fuzzer: str) -> None:
     directory = build(
-        "fuzz", "ANYSERVE_SANITIZE=address,undefined", "ANYSERVE_FUZZERS=ON", targets=FUZZERS, compiler="clang++"
+        "fuzz",
+        *("ANYSERVE_SANITIZE=address,undefined", "ANYSERVE_FUZZERS=ON"),
+        targets=("fuzzers",),
+        compiler="clang++",
     )
-    seeds = tmp_path / "seeds"
-    subprocess.run([sys.executable, ROOT / "native" / "fuzz" / "seeds.py", seeds], check=True)
+    seeds = directory / "fuzz" / "seeds" / fuzzer.removesuffix("_fuzz")
     # What is found between runs of `make fuzz` is kept; what has failed stays as a file beside it.
     corpus = ROOT / "build" / "corpus" / fuzzer
     corpus.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
         [
             *(directory / "fuzz" / fuzzer, f"-max_total_time={SECONDS}", "-rss_limit_mb=2048", "-timeout=10"),
-            *(f"-artifact_prefix={corpus.parent}/{fuzzer}-", corpus, seeds / fuzzer),
+            *(
+                f"-artifact_prefix={corpus.parent}/{fuzzer}-",
+                corpus,
+                directory / "fuzz" / "seeds" / fuzzer.removesuffix("_fuzz"),
+            ),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

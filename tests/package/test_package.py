@@ -1,7 +1,8 @@
 """The distributions: what is inside, and that they install and work where there is no compiler.
 
-Every pip and build run here sees a PATH with nothing on it but the Python it runs in, so a
-compiler, cmake, protoc or make of the machine cannot help.
+Every pip and build run here sees a PATH with nothing on it but the Python it runs in, and a C++
+compiler that is not there, so the machine's own cannot help. The wheel with the native agent is
+the one that tox builds for its other environments.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pytest
 pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "proto", "reference")
+SOURCES = ("CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "proto", "reference", "native")
 PROTO_MODULES = ("grpc_predict_v2_pb2", "worker_management_pb2")
 
 USE_OF_PROTO = """
@@ -59,7 +60,7 @@ def run(*command: str | Path, path: Path, cwd: Path) -> str:
     done = subprocess.run(
         command,
         cwd=cwd,
-        env=environment | {"PATH": str(path)},
+        env=environment | {"PATH": str(path), "CXX": "/nowhere/c++"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -138,6 +139,7 @@ def test_sdist_holds_the_sources_and_no_generated_code(distributions: Path) -> N
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"CMakeLists.txt", "LICENSE", "pyproject.toml", "proto/grpc_predict_v2.proto"} <= names
+    assert {"native/CMakeLists.txt", "native/src/agent.cpp", "native/include/anyserve/agent.hpp"} <= names
     assert not [name for name in names if "_pb2" in name or name.startswith(("tests", ".ci", "build"))]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["ROOT", "build"]
+__all__ = ["ROOT", "build", "need"]
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_SECONDS = 1200
@@ -29,7 +29,7 @@ def build(name: str, *definitions: str, targets: tuple[str, ...], compiler: str 
     Raises:
         AssertionError: it does not build.
     """
-    _need(compiler)
+    need(compiler, "cmake", "ninja", "nanobind")
     directory = ROOT / "build" / f"native-{name}"
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     _run(
@@ -42,9 +42,10 @@ def build(name: str, *definitions: str, targets: tuple[str, ...], compiler: str 
     return directory
 
 
-def _need(compiler: str) -> None:
+def need(compiler: str, *modules: str) -> None:
+    """Skips the test where something is not installed that a build needs."""
     missing = [tool for tool in (compiler, "pkg-config") if shutil.which(tool) is None]
-    missing += [module for module in ("cmake", "ninja", "nanobind") if importlib.util.find_spec(module) is None]
+    missing += [module for module in modules if importlib.util.find_spec(module) is None]
     for header in ("gtest/gtest.h", "nlohmann/json.hpp", "protozero/version.hpp", "nghttp2/nghttp2.h"):
         if not any((Path(prefix) / header).exists() for prefix in ("/usr/include", "/usr/local/include")):
             missing.append(header)

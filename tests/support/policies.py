@@ -66,7 +66,7 @@ class _WithoutRoom:
 
 
 def _native() -> Policy:
-    from anyserve._native import policy
+    from anyserve._native import policy  # type: ignore[import-untyped,unused-ignore]
 
     def ticket(registry: Any, target: Any, granted: Granted, excluded: Iterable[Any] = ()) -> Any:
         made = policy.Ticket(registry, target, granted)

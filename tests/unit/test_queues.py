@@ -182,4 +182,4 @@ class AdmissionAgainstRules(RuleBasedStateMachine):
 
 
 def test_admission_against_rules(policy: Policy) -> None:
-    run_state_machine_as_test(lambda: AdmissionAgainstRules(policy))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(lambda: AdmissionAgainstRules(policy))  # type: ignore[arg-type]

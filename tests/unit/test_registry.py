@@ -186,7 +186,7 @@ class RegistryAgainstADict(RuleBasedStateMachine):
 
 
 def test_registry_against_a_dict(policy: Policy) -> None:
-    run_state_machine_as_test(lambda: RegistryAgainstADict(policy))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(lambda: RegistryAgainstADict(policy))  # type: ignore[arg-type]
 
 
 @settings(max_examples=20)

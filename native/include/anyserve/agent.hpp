@@ -38,6 +38,12 @@ struct Snapshot {
     std::vector<std::pair<std::string, std::size_t>> queues;  ///< for people: the models of a queue, how many wait
 };
 
+/// Why an agent cannot start, for people.
+struct StartError {
+    bool tls;             ///< a file of TLS cannot be used; else an address cannot be listened on
+    std::string message;  ///< names the file or the address
+};
+
 /// One agent: the client port, the management port and all between them.
 class Agent {
 public:
@@ -49,8 +55,8 @@ public:
     Agent(const Agent&) = delete;
     Agent& operator=(const Agent&) = delete;
 
-    /// Listens on both ports; the error names the address that cannot be listened on.
-    [[nodiscard]] std::optional<std::string> start();
+    /// Listens on both ports.
+    [[nodiscard]] std::optional<StartError> start();
     [[nodiscard]] std::uint16_t port() const noexcept;
     [[nodiscard]] std::uint16_t management_port() const noexcept;
 

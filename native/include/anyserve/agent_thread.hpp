@@ -39,7 +39,7 @@ public:
         std::uint16_t management_port;
     };
     /// Starts the thread and returns when both ports listen, or with the reason why not. Once.
-    [[nodiscard]] std::variant<Ports, std::string> start();
+    [[nodiscard]] std::variant<Ports, StartError> start();
 
     [[nodiscard]] NoticeQueue& notices() noexcept { return notices_; }
 

@@ -4,6 +4,7 @@
 // `route.pattern.*`, `route.match.*`.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <optional>
 #include <span>
@@ -63,7 +64,7 @@ private:
         std::string_view text;
         Comparison comparison;
     };
-    static const Operator kOperators[];
+    static const std::array<Operator, 5> kOperators;
 
     explicit Pattern(std::string text) : text_(std::move(text)) {}
     [[nodiscard]] std::optional<InvalidQuery> read_operand(const Operator& op);
@@ -102,9 +103,7 @@ public:
     /// The same bytes for the same keys and patterns in the same order, and for no others.
     const std::string& identity() const noexcept { return identity_; }
 
-    [[nodiscard]] friend bool operator==(const Query& a, const Query& b) noexcept {
-        return a.identity_ == b.identity_;
-    }
+    [[nodiscard]] friend bool operator==(const Query& a, const Query& b) noexcept { return a.identity_ == b.identity_; }
 
 private:
     explicit Query(std::vector<Item> items);

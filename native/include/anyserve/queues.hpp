@@ -1,8 +1,8 @@
 // Who gets a worker's next free place: limits, choice within a tier, and the bounded queues. Pure policy.
 //
-// No sockets, no clock, no threads: a `Ticket` that has to wait is told when its turn has come, by whoever frees a place
-// or changes the registry. Deadlines are the caller's, who withdraws the ticket. Rules: spec `queue.*`, `route.load.*`
-// and `route.rank.before-load`.
+// No sockets, no clock, no threads: a `Ticket` that has to wait is told when its turn has come, by whoever frees a
+// place or changes the registry. Deadlines are the caller's, who withdraws the ticket. Rules: spec `queue.*`,
+// `route.load.*` and `route.rank.before-load`.
 //
 //     queue   who wait for the same models; has the bound (`queue.bound.full`)
 //     lane    those of a queue that may use the same places: one takes no streams, another has tried a worker in vain
@@ -183,7 +183,7 @@ private:
     void drop_unused_loads();
 
     [[nodiscard]] std::optional<Slot> take(admission::Lane& lane);
-    void give_back(Slot slot) noexcept;
+    void give_back(const Slot& slot) noexcept;
     void enqueue(Ticket& ticket, admission::Lane& lane);
     void dequeue(Ticket& ticket) noexcept;
     void serve(admission::Pool& pool);

@@ -47,7 +47,7 @@ struct Registration {
     std::string model_version;
     Capability capability;
     std::uint32_t max_concurrency = 0;  ///< exchanges at once; 0: it states none
-    bool annotate = true;               ///< it came with a capability map, so its requests carry `anyserve_*` parameters
+    bool annotate = true;  ///< it came with a capability map, so its requests carry `anyserve_*` parameters
     bool stream = false;
     std::int32_t priority = 0;
     std::vector<TensorMetadata> inputs;

@@ -57,6 +57,8 @@ class TlsConnection {
 public:
     /// The most plain text of one record: the room that `read` wants; with less it takes more calls.
     static constexpr std::size_t kRecordBytes = std::size_t{16} << 10;
+    /// So much is encrypted ahead of what the socket takes: it stays in the processor's cache until then.
+    static constexpr std::size_t kWireBytes = std::size_t{64} << 10;
     /// What a client may send before its handshake is over; OpenSSL bounds each message of it, too.
     static constexpr std::size_t kHandshakeBytes = std::size_t{256} << 10;
 
@@ -74,7 +76,7 @@ public:
 
     /// What is to be sent. Filled by whoever has something to say, emptied by `seal`.
     OutputQueue& plain() noexcept { return plain_; }
-    /// Encrypts all of `plain` onto the wire. Only when `established`.
+    /// Encrypts `plain` onto the wire, until all is there or the wire has `kWireBytes`. Only when `established`.
     void seal();
     /// Says that nothing more will come (close_notify), once, after what was sealed.
     void close();

@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +20,7 @@ import grpc.aio
 
 from anyserve import rpc
 from anyserve._proto import grpc_predict_v2_pb2, worker_management_pb2
-from anyserve.agent.config import AgentConfig
+from anyserve.agent.config import AgentConfig, UnknownLimit
 from anyserve.agent.dispatcher import Dispatcher
 from anyserve.agent.events import Event, EventLog, EventType
 from anyserve.agent.kserve_service import KServeService
@@ -55,10 +55,14 @@ class Agent:
 
     Args:
         config: its settings.
+
+    Raises:
+        UnknownLimit: grpcio has no such limit.
     """
 
     def __init__(self, config: AgentConfig | None = None) -> None:
         self._config = config = config or AgentConfig()
+        self._http2_options = _http2_options(config.http2_limits)
         self.instance_secret = secrets.token_hex(16)
         """Told to the workers that this instance starts: their calls are let in while it drains."""
         self._registry = Registry(max_workers=config.max_workers, max_registrations=config.max_registrations)
@@ -129,7 +133,8 @@ class Agent:
         if config.tls_cert is not None and config.tls_key is not None:
             credentials = server_credentials(config.tls_cert, config.tls_key, config.tls_client_ca)
         self._server = grpc.aio.server(
-            options=_server_options(config.max_message_bytes), maximum_concurrent_rpcs=config.max_concurrent_rpcs
+            options=[*_server_options(config.max_message_bytes), *self._http2_options],
+            maximum_concurrent_rpcs=config.max_concurrent_rpcs,
         )
         self._server.add_generic_rpc_handlers(
             (rpc.handler(KSERVE, self._kserve.methods(), raw=KServeService.RAW, aio=True),)
@@ -224,6 +229,28 @@ def _server_options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", -1),  # replies are bounded where they are read: frames from workers
         ("grpc.so_reuseport", 0),  # a second agent on the same port is an error, not a silent share
     ]
+
+
+GRPCIO_LIMITS = {
+    "max-streams": ("grpc.max_concurrent_streams", 1),
+    "max-header-list-bytes": ("grpc.max_metadata_size", 1),
+    "idle-timeout": ("grpc.max_connection_idle_ms", 1000),
+}
+"""Limits of HTTP/2 that grpcio has too, as its options, and what their values are multiplied by."""
+
+
+def _http2_options(limits: Iterable[tuple[str, float]]) -> list[tuple[str, int]]:
+    options = []
+    for name, value in limits:
+        if name not in GRPCIO_LIMITS:
+            raise UnknownLimit(
+                f"--http2-limit: the reference agent has no limit {name}, only {', '.join(sorted(GRPCIO_LIMITS))}"
+            )
+        option, factor = GRPCIO_LIMITS[name]
+        if not 0 < value * factor < 1 << 31:
+            raise UnknownLimit(f"--http2-limit: {name} is out of range")
+        options.append((option, int(value * factor)))
+    return options
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:

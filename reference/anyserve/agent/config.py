@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["AgentConfig"]
+__all__ = ["AgentConfig", "UnknownLimit"]
+
+
+class UnknownLimit(ValueError):
+    """The agent has no limit of that name, or not of that size; the message names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,9 @@ class AgentConfig:
     """Workers and operators; 0 takes a free port."""
     management_token: str | None = None
     """When set, management calls need `authorization: Bearer <token>`."""
+
+    http2_limits: tuple[tuple[str, float], ...] = ()
+    """Limits of HTTP/2 on the client side by name, as docs/spec/serving.md lists them: bytes, counts, seconds."""
 
     max_message_bytes: int = 64 << 20
     """The greatest request or reply, on both sides."""

@@ -16,10 +16,11 @@ from importlib.metadata import version
 from typing import Any
 
 from anyserve.agent.agent import PortInUse
-from anyserve.agent.config import AgentConfig
+from anyserve.agent.config import AgentConfig, UnknownLimit
 from anyserve.agent.events import Event, EventLog, EventType
 from anyserve.agent.model_info import Lifecycle
 from anyserve.agent.registry import Registration
+from anyserve.agent.tls import TlsFileError
 from anyserve.capability import Capability
 from anyserve.errors import Code, InferenceError
 
@@ -38,6 +39,7 @@ class NativeAgent:
 
     Raises:
         ImportError: this installation has no native agent.
+        UnknownLimit: there is no such limit, or its value is out of range.
     """
 
     def __init__(self, config: AgentConfig | None = None) -> None:
@@ -46,7 +48,10 @@ class NativeAgent:
         self.instance_secret = secrets.token_hex(16)
         """Told to the workers that this instance starts: their calls are let in while it drains."""
         config = config or AgentConfig()
-        self._thread = _native.AgentThread(config, self.instance_secret, version("anyserve"))
+        try:
+            self._thread = _native.AgentThread(config, self.instance_secret, version("anyserve"))
+        except ValueError as error:
+            raise UnknownLimit(f"--http2-limit: {error}") from None
         self._ready = asyncio.Event()
         self._drained = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -98,11 +103,14 @@ class NativeAgent:
 
         Raises:
             PortInUse: an address cannot be listened on.
+            TlsFileError: a file of TLS cannot be used.
         """
         try:
             self.port, self.management_port = self._thread.start()
         except RuntimeError as error:
             raise PortInUse(str(error)) from None
+        except ValueError as error:
+            raise TlsFileError(str(error)) from None
         asyncio.get_running_loop().add_reader(self._thread.descriptor(), self._take_notices)
 
     async def stop(self, grace: float = 30.0, *, stop_workers: Callable[[], Any] | None = None) -> None:
