@@ -131,7 +131,7 @@ void Admission::withdraw(Ticket& ticket) {
     }
 }
 
-void Admission::release(Slot slot) {
+void Admission::release(Slot slot) {  // NOLINT(performance-unnecessary-value-param): it is given back
     Pool& pool = *slot.pool_;
     give_back(slot);
     serve(pool);

@@ -69,7 +69,7 @@ bool carries(const Metadata& metadata, std::string_view key, std::string_view se
     unsigned difference = 0;
     for (std::size_t i = 0; i < secret.size(); ++i) {
         // Volatile, lest the compiler leaves the loop once the answer is known.
-        volatile const unsigned char ours = static_cast<unsigned char>(secret[i]);
+        const volatile auto ours = static_cast<unsigned char>(secret[i]);
         difference |= static_cast<unsigned>(ours ^ static_cast<unsigned char>(given[i]));
     }
     return difference == 0;

@@ -29,11 +29,7 @@ def test_fuzz(fuzzer: str) -> None:
     done = subprocess.run(
         [
             *(directory / "fuzz" / fuzzer, f"-max_total_time={SECONDS}", "-rss_limit_mb=2048", "-timeout=10"),
-            *(
-                f"-artifact_prefix={corpus.parent}/{fuzzer}-",
-                corpus,
-                directory / "fuzz" / "seeds" / fuzzer.removesuffix("_fuzz"),
-            ),
+            *(f"-artifact_prefix={corpus.parent}/{fuzzer}-", corpus, seeds),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,6 +1,8 @@
 // The retry table of docs/spec/framing.md: what the end of a connection means for the exchange on it. Pure.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -38,12 +40,12 @@ enum class Ending : std::uint8_t {
 /// Rows 2 to 4 of the table (`frame.retry.*`, `frame.violation.truncated`). Its first row is `unreachable`; its last,
 /// bytes before the request is written, is `frame.violation.early`.
 [[nodiscard]] constexpr FailureKind failure_kind(Progress progress, Ending ending) noexcept {
-    constexpr FailureKind kTable[2][4] = {
+    constexpr std::array<std::array<FailureKind, 4>, 2> kTable{{
         //                 writing                 written                 in_frame                between_frames
-        /* end_of_stream */ {FailureKind::not_taken, FailureKind::gone, FailureKind::violation, FailureKind::gone},
-        /* reset */ {FailureKind::not_taken, FailureKind::not_taken, FailureKind::violation, FailureKind::gone},
-    };
-    return kTable[static_cast<int>(ending)][static_cast<int>(progress)];
+        /* end_of_stream */ {{FailureKind::not_taken, FailureKind::gone, FailureKind::violation, FailureKind::gone}},
+        /* reset */ {{FailureKind::not_taken, FailureKind::not_taken, FailureKind::violation, FailureKind::gone}},
+    }};
+    return kTable[static_cast<std::size_t>(ending)][static_cast<std::size_t>(progress)];
 }
 
 }  // namespace anyserve
