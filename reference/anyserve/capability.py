@@ -114,9 +114,10 @@ def decode_capability(encoded: str) -> Capability:
     items: dict[str, str] = {}
     for part in encoded.split(",") if encoded else ():
         key, equals, value = part.partition("=")
+        key = _percent_decode(key, InvalidCapability)
         if not equals or key in items:
             raise InvalidCapability(f"{part[:80]!r} is not key=value, or its key stands twice")
-        items[_percent_decode(key, InvalidCapability)] = _percent_decode(value, InvalidCapability)
+        items[key] = _percent_decode(value, InvalidCapability)
     return Capability(items)
 
 

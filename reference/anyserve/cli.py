@@ -39,19 +39,16 @@ class _DefaultCommand(click.Group):
         self.format_commands(ctx, formatter)
 
 
-class _Http2Limit(click.ParamType):
-    """NAME=NUMBER, as a pair."""
-
-    name = "name=number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        if isinstance(value, tuple):
-            return value
-        name, _, number = str(value).partition("=")
+def _pairs(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+    """NAME=NUMBER, each as a pair."""
+    pairs = []
+    for value in values:
+        name, _, number = value.partition("=")
         try:
-            return name, float(number)
+            pairs.append((name, float(number)))
         except ValueError:
-            self.fail(f"{value!r} is not NAME=NUMBER", param, ctx)
+            raise click.BadParameter(f"{value!r} is not NAME=NUMBER") from None
+    return tuple(pairs)
 
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -147,7 +144,8 @@ def main() -> None:
     "--http2-limit",
     "http2_limits",
     multiple=True,
-    type=_Http2Limit(),
+    metavar="NAME=NUMBER",
+    callback=_pairs,
     help="A limit of the client side's HTTP/2, e.g. max-streams=1000 or idle-timeout=600; may be given again. "
     "docs/spec/serving.md lists them.",
 )

@@ -204,3 +204,25 @@ def has_ipv6() -> bool:
             return True
     except OSError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [("max-streams", "NAME=NUMBER"), ("max-colours=1", "max-colours"), ("max-streams=0", "max-streams")],
+)
+def test_a_bad_limit_of_http2_is_named(tmp_path: Path, limit: str, words: str) -> None:
+    done = run("--port=0", "--management-port=0", f"--http2-limit={limit}", directory=tmp_path)
+    assert done.status == 2
+    assert words in done.stderr
+
+
+def test_a_limit_of_http2_holds(tmp_path: Path) -> None:
+    with serving(APP, "--http2-limit=max-streams=7", directory=tmp_path) as instance:
+        host, _, port = instance.address.rpartition(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+            greeting = connection.makefile("rb").read(9)
+            settings = connection.makefile("rb").read(int.from_bytes(greeting[:3], "big"))
+        assert greeting[3] == 4, "the first frame is SETTINGS"
+        pairs = {settings[at : at + 2]: settings[at + 2 : at + 6] for at in range(0, len(settings), 6)}
+        assert int.from_bytes(pairs[b"\0\x03"], "big") == 7, "SETTINGS_MAX_CONCURRENT_STREAMS"

@@ -21,7 +21,7 @@ from anyserve.agent.events import Event, EventLog, EventType
 from anyserve.agent.model_info import Lifecycle
 from anyserve.agent.registry import Registration
 from anyserve.agent.tls import TlsFileError
-from anyserve.capability import Capability
+from anyserve.capability import decode_capability
 from anyserve.errors import Code, InferenceError
 
 __all__ = ["NativeAgent"]
@@ -154,7 +154,7 @@ class NativeAgent:
     def _event(self, event: dict[str, Any], registration: dict[str, Any] | None) -> None:
         event["type"] = EventType(event["type"])
         if registration is not None:
-            registration["capability"] = Capability.decode(registration["capability"])
+            registration["capability"] = decode_capability(registration["capability"])
             event["registration"] = Registration(**registration)
         self._events.tell(Event(**event))
 
