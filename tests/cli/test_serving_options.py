@@ -221,8 +221,9 @@ def test_a_limit_of_http2_holds(tmp_path: Path) -> None:
         host, _, port = instance.address.rpartition(":")
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
-            greeting = connection.makefile("rb").read(9)
-            settings = connection.makefile("rb").read(int.from_bytes(greeting[:3], "big"))
+            reader = connection.makefile("rb")
+            greeting = reader.read(9)
+            settings = reader.read(int.from_bytes(greeting[:3], "big"))
         assert greeting[3] == 4, "the first frame is SETTINGS"
         pairs = {settings[at : at + 2]: settings[at + 2 : at + 6] for at in range(0, len(settings), 6)}
         assert int.from_bytes(pairs[b"\0\x03"], "big") == 7, "SETTINGS_MAX_CONCURRENT_STREAMS"
