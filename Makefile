@@ -10,7 +10,7 @@ MANAGEMENT_PORT ?= 9000
 SETUP := PYTHON='$(PYTHON)' bash .ci/setup.sh
 TOX := .venv/bin/tox run
 
-.PHONY: help serve demo test unit conformance repeat lint format bench soak fuzz clean
+.PHONY: help serve demo test unit conformance repeat lint format bench soak sanitize fuzz clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 9 | sed 's/^/  make /'
@@ -55,6 +55,10 @@ bench: ## measure both agents beside nghttpd, gRPC C++ and a bare relay; tables 
 soak: ## a million requests with reconnects, cancellations and dying workers: does memory stay flat?
 	@$(SETUP) native tox tools
 	$(TOX) -e soak -- $(ARGS)
+
+sanitize: ## C++ tests and conformance suite under ASan+UBSan and under TSan (make test: the first alone)
+	@$(SETUP) native tox tools
+	SANITIZERS='asan tsan' $(TOX) -e native -- tests/native $(ARGS)
 
 fuzz: ## run each fuzzer for FUZZ_SECONDS (default 600); what it finds stays in build/corpus
 	@$(SETUP) native tox tools

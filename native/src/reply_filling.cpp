@@ -44,6 +44,8 @@ template <class... Types>
 struct Overloaded : Types... {
     using Types::operator()...;
 };
+template <class... Types>
+Overloaded(Types...) -> Overloaded<Types...>;  // which clang wants before version 17
 
 std::string number_text(auto number) {
     std::array<char, 32> text;  // NOLINT(*-member-init): filled below

@@ -200,6 +200,7 @@ public:
             std::stable_partition(each->begin(), each->end(), [](const auto& one) { return one.second == nullptr; });
         }
         ASSERT_EQ(told_, wanted);
+        told_.clear();
         for (const auto& [id, where] : wanted) {
             if (!where) requests_.erase(id);
         }
@@ -306,7 +307,6 @@ private:
         asked.excluded.push_back(request->slot->registration());
         admission_.release(*std::exchange(request->slot, std::nullopt));
         compare(model_.release(asked.excluded.back()));
-        told_.clear();
         submit(asked);
     }
 

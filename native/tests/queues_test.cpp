@@ -52,7 +52,8 @@ public:
         } else if (event.contains("time")) {
             pass(event.at("time"));
         } else {
-            EXPECT_EQ(event.at("drain"), true);  // who waits goes on waiting: nothing to do here
+            EXPECT_EQ(event.at("drain"), true);
+            draining_ = true;  // who waits goes on waiting
         }
         return happened_;
     }
@@ -89,6 +90,8 @@ private:
     };
 
     void arrive(const Json& event) {
+        // As `kserve_service` does before it asks for a place.
+        if (draining_) return told(event.at("arrive").get<std::string>(), "UNAVAILABLE");
         auto request = std::make_unique<Request>();
         request->play = this;
         request->name = event.at("arrive").get<std::string>();
@@ -158,6 +161,7 @@ private:
     Admission admission_;
     std::map<std::string, std::unique_ptr<Request>> requests_;
     std::size_t arrivals_ = 0;
+    bool draining_ = false;
     Happened happened_;
 };
 

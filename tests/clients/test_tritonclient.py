@@ -116,7 +116,7 @@ def test_statistics_measure_what_was_served(client):
     for duration in ("success", "queue", "compute_infer"):
         was, is_ = getattr(before.inference_stats, duration), getattr(after.inference_stats, duration)
         assert is_.count - was.count == 2
-        assert is_.ns > was.ns
+        assert is_.ns > was.ns or duration == "queue"  # nobody has waited
 
 
 def test_statistics_of_all_models(client):

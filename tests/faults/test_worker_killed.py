@@ -102,7 +102,7 @@ def test_dropped_at_once(tmp_path: Path) -> None:
         (name,) = (line["worker"] for line in instance.logs("worker started") if line["pid"] == victim)
         assert name in {worker.worker_id for worker in instance.client.workers()}
         instance.kill_worker(victim)
-        (lost,) = instance.logs("worker lost")
+        lost = instance.wait_log("worker lost")
         assert (lost["worker"], lost["reason"]) == (name, "its process was killed by SIGKILL")
         assert name not in {worker.worker_id for worker in instance.client.workers()}
         back(instance, victim)

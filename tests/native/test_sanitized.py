@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from support.suite import conforms
 
 RUN_WITH = Path(__file__).with_name("run_with.py")
 SANITIZERS = {"asan": "address,undefined", "tsan": "thread"}
+CHOSEN = os.environ.get("SANITIZERS", "asan").split()  # `make sanitize` runs both
 # Python itself is not instrumented, and frees little at its end.
 OPTIONS = {
     "asan": "ASAN_OPTIONS=detect_leaks=0:abort_on_error=1",
@@ -22,7 +24,7 @@ PROFILES = ("kserve-core", "agent-serving", "agent-management", "agent-streaming
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", sorted(SANITIZERS))
+@pytest.mark.parametrize("name", CHOSEN)
 def test_sanitized_agent(name: str, tmp_path: Path) -> None:
     directory = build(
         name, f"ANYSERVE_SANITIZE={SANITIZERS[name]}", "ANYSERVE_TESTS=ON", "ANYSERVE_BINDINGS=ON", targets=("_native",)

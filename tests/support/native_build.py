@@ -35,6 +35,7 @@ def build(name: str, *definitions: str, targets: tuple[str, ...], compiler: str 
     _run(
         *("cmake", "-S", str(ROOT / "native"), "-B", str(directory), "-G", "Ninja"),
         *(f"-DCMAKE_CXX_COMPILER={compiler}", f"-DPython_EXECUTABLE={sys.executable}"),
+        f"-Dnanobind_DIR={nanobind_directory()}",
         *(f"-D{definition}" for definition in definitions),
         environment=environment,
     )
@@ -51,6 +52,14 @@ def need(compiler: str, *modules: str) -> None:
             missing.append(header)
     if missing:
         pytest.skip(f"not installed here: {', '.join(missing)}")
+
+
+def nanobind_directory() -> str:
+    """Where CMake finds nanobind."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "nanobind", "--cmake_dir"], capture_output=True, text=True, check=True
+    )
+    return shown.stdout.strip()
 
 
 def _run(*command: str, environment: dict[str, str]) -> None:
