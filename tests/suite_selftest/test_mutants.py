@@ -30,7 +30,7 @@ def command(subject: str, mutant: str) -> list[str]:
     if subject == "worker":
         app = f"worker_app:app --app-dir {ROOT / 'tests' / 'conformance'}"
         return ["--worker", f"{run} anyserve.worker {app} --management {{management}} --socket-dir {{socket_dir}}"]
-    return ["--launch", f"{run} anyserve --port {{port}} --management-port {{management_port}}"]
+    return ["--launch", f"{run} anyserve --impl reference --port {{port}} --management-port {{management_port}}"]
 
 
 def run_suite(
