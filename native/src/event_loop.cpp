@@ -110,6 +110,8 @@ void EventLoop::turn() {
     }
     now_ = Clock::now();
     const std::span found(events.data(), static_cast<std::size_t>(count));
+    // What was posted came before whatever its poster has sent us since by a socket.
+    if (std::ranges::any_of(found, [](const epoll_event& event) { return event.data.u64 == kWakeKey; })) run_posted();
     for (const std::uint64_t order : {kFirst, std::uint64_t{0}}) {
         for (const epoll_event& event : found) {
             if ((event.data.u64 & kFirst) == order) dispatch(event.data.u64 & ~kFirst, event.events);
@@ -120,7 +122,7 @@ void EventLoop::turn() {
 }
 
 void EventLoop::dispatch(std::uint64_t key, std::uint32_t events) {
-    if (key == kWakeKey) return run_posted();
+    if (key == kWakeKey) return;
     const Watch& watch = watches_[key & 0xffffffffU];
     if (watch.handler != nullptr && watch.generation == key >> 32) watch.handler->ready(events);
 }

@@ -16,9 +16,9 @@ namespace anyserve {
 
 /// An epoll loop. Everything but `post` and `stop` belongs to the one thread that calls `run`.
 ///
-/// A turn waits, tells handlers what their descriptors are ready for, runs the tasks that were posted, then the timers
-/// that are due, then what was deferred. Handlers and tasks may add and remove any descriptor, their own included, and
-/// must not throw.
+/// A turn waits, runs the tasks that were posted, tells handlers what their descriptors are ready for, then runs the
+/// timers that are due, then what was deferred. Handlers and tasks may add and remove any descriptor, their own
+/// included, and must not throw.
 class EventLoop {
 public:
     /// Whoever is told about a descriptor. Not owned: `remove` comes before its end.
