@@ -7,7 +7,7 @@ channel and starts no server.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -93,14 +93,10 @@ def _refusal(method: MethodDescriptor, aio: bool) -> Callable[[Any, Any], Any]:
         yield
 
     # Not the plain ones on an aio server: it runs them in a thread, where abort() waits for the loop, and for ever if
-    # the server stops meanwhile.
+    # the server stops meanwhile. A coroutine serves there behind streaming methods too.
     async def refuse_aio(_request: Any, context: Any) -> None:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
 
-    async def refuse_stream_aio(_request: Any, context: Any) -> AsyncIterator[Any]:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
-        yield
-
-    if method.server_streaming:
-        return refuse_stream_aio if aio else refuse_stream
-    return refuse_aio if aio else refuse
+    if aio:
+        return refuse_aio
+    return refuse_stream if method.server_streaming else refuse

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from anyserve import AnyserveClient
+from anyserve_conformance.launch import reserved_ports
 from support.command import Instance, run, serving, started, write_app
 from support.processes import Running, short_directory
 
@@ -77,16 +78,9 @@ def test_factory(tmp_path: Path, make: str) -> None:
         assert instance.stop() == 0
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_settings_from_the_environment(tmp_path: Path) -> None:
     write_app(tmp_path, APP)
-    with short_directory() as socket_dir:
-        port, management_port = free_port(), free_port()
+    with short_directory() as socket_dir, reserved_ports(2) as (port, management_port):
         instance = Instance(
             "my_app:app",
             directory=tmp_path,

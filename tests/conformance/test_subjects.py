@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from anyserve_conformance.launch import reserved_ports
 from support.suite import AGENTS, ROOT, conforms
 
 HERE = Path(__file__).parent
@@ -44,18 +44,16 @@ def test_python_worker(tmp_path: Path) -> None:
 @pytest.fixture
 def control_server() -> Iterator[str]:
     """The address of a plain grpcio server."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    command = [sys.executable, str(HERE / "control_server.py"), "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("serving on "), "the control server does not serve"
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(START)
+    with reserved_ports(1) as (port,):
+        command = [sys.executable, str(HERE / "control_server.py"), "--port", str(port)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("serving on "), "the control server does not serve"
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(START)
 
 
 @pytest.mark.timeout(600)

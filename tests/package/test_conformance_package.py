@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tomllib
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from anyserve_conformance.launch import reserved_ports
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -70,17 +71,15 @@ def installed(python: Path, clone: Path) -> Path:
 @pytest.fixture(scope="module")
 def target(python: Path) -> Iterator[str]:
     """The address of a server in that environment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    process = subprocess.Popen([python, CONTROL, "--port", str(port)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("serving on ")
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
+    with reserved_ports(1) as (port,):
+        process = subprocess.Popen([python, CONTROL, "--port", str(port)], stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("serving on ")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 def test_from_a_clone(python: Path, clone: Path, target: str) -> None:

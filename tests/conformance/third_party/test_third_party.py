@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from anyserve_conformance.launch import reserved_ports
 from support.suite import conforms
 
 HERE = Path(__file__).parent
@@ -36,25 +36,23 @@ def test_some_server_is_installed() -> None:
 def server(request: pytest.FixtureRequest) -> Iterator[tuple[Path, int]]:
     """The directory of a server that runs, and its port."""
     directory = HERE / f"{request.param}_identity"
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    command = [sys.executable, str(directory / "serve.py"), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    killer = threading.Timer(START, process.kill)
-    killer.start()
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        killer.cancel()
-        assert line == f"serving on 127.0.0.1:{port}\n", f"{directory.name} says {line!r}"
-        yield directory, port
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(STOP) == 0
-    finally:
-        killer.cancel()
-        process.kill()
-        process.communicate()
+    with reserved_ports(1) as (port,):
+        command = [sys.executable, str(directory / "serve.py"), "--port", str(port)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        killer = threading.Timer(START, process.kill)
+        killer.start()
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            killer.cancel()
+            assert line == f"serving on 127.0.0.1:{port}\n", f"{directory.name} says {line!r}"
+            yield directory, port
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(STOP) == 0
+        finally:
+            killer.cancel()
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.timeout(START + RUN + STOP)
