@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from anyserve.control.agents import available_implementations
 from anyserve_conformance.launch import reserved_ports
-from support.suite import AGENTS, ROOT, conforms
+from support.suite import ROOT, agent_command, conforms
 
 HERE = Path(__file__).parent
 GRPCIO = HERE / "control_known_failing.txt"
@@ -19,13 +20,13 @@ START = 30.0
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("implementation", sorted(AGENTS))
+@pytest.mark.parametrize("implementation", sorted(available_implementations()))
 @pytest.mark.parametrize("profile", ["kserve-core", "agent-serving", "agent-management", "agent-streaming"])
 def test_agent(profile: str, implementation: str, tmp_path: Path) -> None:
     known = [GRPCIO, REFERENCE] if (profile, implementation) == ("kserve-core", "reference") else []
     conforms(
         f"{implementation}-{profile}",
-        *("--launch", AGENTS[implementation], "--profile", profile),
+        *("--launch", agent_command(implementation), "--profile", profile),
         directory=tmp_path,
         known_failing=known,
     )

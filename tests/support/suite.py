@@ -10,20 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anyserve.control.agents import available_implementations
-
-__all__ = ["AGENT", "AGENTS", "CASES", "ROOT", "cases", "conforms", "outcomes", "run"]
+__all__ = ["AGENT", "CASES", "ROOT", "agent_command", "cases", "conforms", "outcomes", "run"]
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT / "conformance" / "anyserve_conformance" / "cases"
-AGENTS = {
-    implementation: f"{sys.executable} -m anyserve --impl {implementation} "
-    "--port {port} --management-port {management_port}"
-    for implementation in available_implementations()
-}
-"""The commands that launch our agents."""
-AGENT = AGENTS["reference"]
 SECONDS = 600.0
+
+
+def agent_command(implementation: str) -> str:
+    """The command that launches one of our agents."""
+    return f"{sys.executable} -m anyserve --impl {implementation} --port {{port}} --management-port {{management_port}}"
+
+
+AGENT = agent_command("reference")
 
 
 def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
