@@ -49,6 +49,7 @@ AgentConfig config_of(nb::handle python) {
     set("management_host", config.management_host);
     set("management_port", config.management_port);
     set("management_token", config.management_token);
+    set("io_threads", config.io_threads);
     set("max_message_bytes", config.max_message_bytes);
     set("max_concurrent_rpcs", config.max_concurrent_rpcs);
     set("max_stream_requests", config.max_stream_requests);

@@ -6,6 +6,7 @@
 
 #include <csignal>
 #include <future>
+#include <mutex>
 #include <utility>
 
 namespace anyserve {
@@ -40,7 +41,7 @@ void keep_freed_memory() noexcept {
 
 }  // namespace
 
-/// Asks the owner, and keeps who waits for the answer. On the loop's thread.
+/// Asks the owner, and keeps who waits for the answer. Any thread.
 class AgentThread::AskedLifecycle final : public Lifecycle {
 public:
     explicit AskedLifecycle(NoticeQueue& notices) : notices_(notices) {}
@@ -49,17 +50,23 @@ public:
     void unload(std::string model_name, Done done) override { ask(false, std::move(model_name), std::move(done)); }
 
     void answer(std::uint64_t number, std::variant<bool, InferenceError> answer) {
+        std::unique_lock lock(mutex_);
         const auto asked = waiting_.extract(number);
+        lock.unlock();
         if (!asked.empty()) asked.mapped()(std::move(answer));
     }
 
 private:
     void ask(bool load, std::string model_name, Done done) {
-        waiting_.emplace(++last_, std::move(done));
-        notices_.put(LifecycleCall{last_, load, std::move(model_name)});
+        std::unique_lock lock(mutex_);
+        const std::uint64_t number = ++last_;
+        waiting_.emplace(number, std::move(done));
+        lock.unlock();
+        notices_.put(LifecycleCall{number, load, std::move(model_name)});
     }
 
     NoticeQueue& notices_;
+    std::mutex mutex_;  // guards the rest
     std::unordered_map<std::uint64_t, Done> waiting_;
     std::uint64_t last_ = 0;
 };
@@ -67,37 +74,46 @@ private:
 AgentThread::AgentThread(AgentConfig config, std::string instance_secret, std::string server_version)
     : process_(getpid()), lifecycle_(std::make_unique<AskedLifecycle>(notices_)) {
     const Log log = [this](const LogRecord& record) { notices_.put(owned(record)); };
+    std::vector<EventLoop*> loops;
+    do {
+        loops.push_back(loops_.emplace_back(std::make_unique<EventLoop>()).get());
+    } while (loops.size() < config.io_threads);
     agent_ =
-        std::make_unique<Agent>(loop_, std::move(config), std::move(instance_secret), std::move(server_version), log);
+        std::make_unique<Agent>(loops, std::move(config), std::move(instance_secret), std::move(server_version), log);
     agent_->set_on_ready([this] { notices_.put(AgentReady{}); });
 }
 
 AgentThread::~AgentThread() {
-    if (getpid() != process_) {  // the thread has stayed in the other process, and so have its locks
-        thread_.detach();
+    if (getpid() != process_) {  // the threads have stayed in the other process, and so have their locks
+        for (std::thread& thread : threads_) thread.detach();
         static_cast<void>(agent_.release());
         return;
     }
-    if (!thread_.joinable()) return;
-    loop_.post([this] {
-        watcher_.reset();
+    if (threads_.empty()) return;
+    for (std::size_t index = 1; index < threads_.size(); ++index) {
+        loops_[index]->stop();
+        threads_[index].join();
+    }
+    loops_.front()->post([this] {
         agent_.reset();
-        loop_.stop();
+        loops_.front()->stop();
     });
-    thread_.join();
+    threads_.front().join();
 }
 
 std::variant<AgentThread::Ports, StartError> AgentThread::start() {
     if (auto error = agent_->start()) return *error;
     keep_freed_memory();
     const Ports ports{agent_->port(), agent_->management_port()};
-    thread_ = start_without_signals([this] { loop_.run(); });
+    for (const auto& loop : loops_) {
+        threads_.push_back(start_without_signals([&loop = *loop] { loop.run(); }));
+    }
     return ports;
 }
 
 void AgentThread::post(std::function<void(Agent&)> task) {
-    if (!thread_.joinable()) return task(*agent_);  // not started: what is said before counts from the start
-    loop_.post([this, task = std::move(task)] { task(*agent_); });
+    if (threads_.empty()) return task(*agent_);  // not started: what is said before counts from the start
+    loops_.front()->post([this, task = std::move(task)] { task(*agent_); });
 }
 
 void AgentThread::expect_workers(std::vector<std::string> worker_ids) {
@@ -125,30 +141,15 @@ void AgentThread::serve_lifecycle() {
 }
 
 void AgentThread::answer_lifecycle(std::uint64_t number, std::variant<bool, InferenceError> answer) {
-    post([this, number, answer = std::move(answer)](Agent&) { lifecycle_->answer(number, answer); });
+    lifecycle_->answer(number, std::move(answer));
 }
 
 void AgentThread::watch() {
-    post([this](Agent& agent) {
-        if (watcher_) return;
-        auto watching = agent.watch([this] { loop_.defer([this] { take_events(); }); });
-        if (auto* watcher = std::get_if<std::unique_ptr<Watcher>>(&watching)) watcher_ = std::move(*watcher);
-        take_events();
-    });
-}
-
-/// Hands over what the watcher has; behind the last event there is nothing more to wait for.
-void AgentThread::take_events() {
-    while (watcher_) {
-        Watcher::Taken taken = watcher_->take();
-        auto* event = std::get_if<EventPtr>(&taken);
-        if (event == nullptr) return;
-        notices_.put(std::move(*event));
-    }
+    post([this](Agent& agent) { agent.watch([this](EventPtr event) { notices_.put(std::move(event)); }); });
 }
 
 std::optional<Snapshot> AgentThread::snapshot() {
-    if (!thread_.joinable()) return std::nullopt;
+    if (threads_.empty()) return std::nullopt;
     std::promise<Snapshot> answer;
     post([&answer](Agent& agent) { answer.set_value(agent.snapshot()); });
     return answer.get_future().get();

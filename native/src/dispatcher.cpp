@@ -19,14 +19,32 @@ std::uint64_t unix_ms() {
 
 }  // namespace
 
-Dispatcher::Dispatcher(EventLoop& loop, Registry& registry, Admission& admission, Workers& workers,
-                       Statistics& statistics)
-    : loop_(loop),
-      registry_(registry),
-      admission_(admission),
-      workers_(workers),
-      statistics_(statistics),
-      no_match_(registry, workers) {}
+Dispatcher::Dispatcher(EventLoop& loop, SharedState& state, WorkerClients& clients)
+    : loop_(loop), state_(state), clients_(clients), no_match_(state.registry, state.workers) {}
+
+void Dispatcher::give_back(Slot slot) {
+    {
+        const std::lock_guard lock(state_.mutex);
+        state_.admission.release(std::move(slot));
+    }
+    take_turns();
+}
+
+/// Tells those of this thread whose turn has come, in order. What they do meanwhile may bring others their turn: these
+/// are told by the same, outermost call.
+void Dispatcher::take_turns() {
+    if (std::exchange(taking_turns_, true)) return;
+    for (;;) {
+        std::unique_lock lock(state_.mutex);
+        if (turns_.empty()) break;
+        Inference& next = *turns_.front();
+        turns_.pop_front();
+        Inference::Turn turn = *std::exchange(next.turn_, std::nullopt);
+        lock.unlock();
+        next.take_turn(std::move(turn));  // it may be gone behind this
+    }
+    taking_turns_ = false;
+}
 
 std::optional<InferenceError> Inference::start(bool stream) {
     stream_ = stream;
@@ -40,30 +58,41 @@ std::optional<InferenceError> Inference::acquire() {
     if (too_late()) return late_error();
     for (;;) {
         arrived_ = d.loop_.now();
-        auto answer = d.admission_.submit(*this);
+        std::unique_lock lock(d.state_.mutex);
+        auto answer = d.state_.admission.submit(*this);
         if (auto* slot = std::get_if<Slot>(&answer)) {
+            lock.unlock();
             if (begin(*std::move(slot))) return std::nullopt;
         } else if (const auto* full = std::get_if<QueueFull>(&answer)) {
-            d.statistics_.rejected(*full->best);
+            d.state_.statistics.rejected(*full->best);
             return InferenceError{Code::resource_exhausted, request.target.text() + ": " + full->message};
         } else if (std::holds_alternative<NothingLeft>(answer)) {
             return tried_ ? unreachable_error() : d.no_match_.explain(request.target);
         } else {
+            waits_ = true;
             return std::nullopt;
         }
     }
 }
 
-RoutePtr Inference::resolve() { return dispatcher_.registry_.resolve(request.target); }
+RoutePtr Inference::resolve() { return dispatcher_.state_.registry.resolve(request.target); }
 
-/// Its turn has come, after it has waited.
+/// Its turn has come, after it has waited: its own thread takes it.
 void Inference::granted(std::optional<Slot> slot) noexcept {
-    if (!slot) return outcome_.on_error(unreachable_error());
+    Dispatcher& d = dispatcher_;
+    turn_ = Turn{std::move(slot)};
+    d.turns_.push_back(this);
+    if (d.turns_.size() == 1) d.loop_.run_soon([&d] { d.take_turns(); });
+}
+
+void Inference::take_turn(Turn turn) {
+    waits_ = false;
+    if (!turn.slot) return outcome_.on_error(unreachable_error());
     if (too_late()) {
-        dispatcher_.admission_.release(*std::move(slot));
+        dispatcher_.give_back(*std::move(turn.slot));
         return outcome_.on_error(late_error());
     }
-    if (begin(*std::move(slot))) return;
+    if (begin(*std::move(turn.slot))) return;
     if (auto error = acquire()) outcome_.on_error(*std::move(error));
 }
 
@@ -71,17 +100,20 @@ void Inference::granted(std::optional<Slot> slot) noexcept {
 bool Inference::begin(Slot slot) {
     Dispatcher& d = dispatcher_;
     const Registration& registration = *slot.registration();
-    const auto client = d.workers_.client(registration.worker_id);
-    if (!client) {
+    {
+        const std::lock_guard lock(d.state_.mutex);
+        endpoint_ = d.state_.workers.endpoint(registration.worker_id);
+    }
+    if (!endpoint_) {
         tried_ = true;
         exclude(slot.registration());
-        d.admission_.release(std::move(slot));
+        d.give_back(std::move(slot));
         return false;
     }
     started_ = d.loop_.now();
     annotations_ = annotations(request, registration, started_);
     slot_ = std::move(slot);
-    exchange_ = client->start({request.payload, annotations_}, *this);
+    exchange_ = d.clients_.of(endpoint_).start({request.payload, annotations_}, *this);
     return true;
 }
 
@@ -136,9 +168,10 @@ void Inference::try_elsewhere(const Failure& failure) {
     const RegistrationPtr registration = slot_->registration();
     tried_ = true;
     exclude(registration);
-    dispatcher_.admission_.release(*std::exchange(slot_, std::nullopt));
+    dispatcher_.give_back(*std::exchange(slot_, std::nullopt));
     if (failure.kind == FailureKind::unreachable) {
-        dispatcher_.workers_.unreachable(registration->worker_id, failure);
+        const std::lock_guard lock(dispatcher_.state_.mutex);
+        dispatcher_.state_.workers.unreachable(registration->worker_id, failure);
     }
     if (auto error = acquire()) outcome_.on_error(*std::move(error));
 }
@@ -151,18 +184,22 @@ bool Inference::finish_exchange() {
         fail(Code::internal, "the worker broke the protocol: " + violation->text);
         return false;
     }
-    dispatcher_.workers_.succeeded(slot_->registration()->worker_id);
+    endpoint_->violations = 0;
     return true;
 }
 
 /// The exchange is over: counts it, and gives its place to the next.
 void Inference::release(bool succeeded) {
+    Dispatcher& d = dispatcher_;
     exchange_.reset();
     Slot slot = *std::exchange(slot_, std::nullopt);
-    dispatcher_.statistics_.exchanged(
-        *slot.registration(),
-        {succeeded, nanoseconds(started_ - arrived_), nanoseconds(dispatcher_.loop_.now() - started_), unix_ms()});
-    dispatcher_.admission_.release(std::move(slot));
+    {
+        const std::lock_guard lock(d.state_.mutex);
+        d.state_.statistics.exchanged(*slot.registration(), {succeeded, nanoseconds(started_ - arrived_),
+                                                             nanoseconds(d.loop_.now() - started_), unix_ms()});
+        d.state_.admission.release(std::move(slot));
+    }
+    d.take_turns();
 }
 
 void Inference::fail(Code code, std::string message) {
@@ -174,7 +211,17 @@ void Inference::resume() {
     if (exchange_) exchange_->resume();
 }
 
-void Inference::withdraw() { dispatcher_.admission_.withdraw(*this); }
+void Inference::withdraw() {
+    if (!std::exchange(waits_, false)) return;
+    Dispatcher& d = dispatcher_;
+    std::unique_lock lock(d.state_.mutex);
+    if (!turn_) return d.state_.admission.withdraw(*this);
+    // Its turn has come, but it will not take it.
+    std::erase(d.turns_, this);
+    const Turn turn = *std::exchange(turn_, std::nullopt);
+    lock.unlock();
+    if (turn.slot) d.give_back(*turn.slot);
+}
 
 void Inference::cancel() {
     withdraw();

@@ -53,9 +53,11 @@ EventLoop::~EventLoop() {
 }
 
 void EventLoop::run() {
+    thread_ = std::this_thread::get_id();
     do {
         turn();
     } while (!stop_.exchange(false));
+    thread_ = std::thread::id();
 }
 
 void EventLoop::stop() noexcept {
@@ -71,6 +73,11 @@ void EventLoop::post(std::function<void()> task) {
         posted_.push_back(std::move(task));
     }
     if (first) wake();  // else whoever posted the first one does, or has
+}
+
+void EventLoop::run_soon(std::function<void()> task) {
+    if (thread_.load(std::memory_order_relaxed) == std::this_thread::get_id()) return defer(std::move(task));
+    post(std::move(task));
 }
 
 bool EventLoop::add(int fd, std::uint32_t events, Handler& handler, Order order) {

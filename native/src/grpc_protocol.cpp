@@ -88,10 +88,9 @@ private:
 void GrpcCall::on_request(RequestHead head) {
     if (!read_head(head)) return;
     GrpcServerState& server = connection_.server;
-    if (server.calls >= server.limits.max_calls) {
+    if (!server.totals->calls.add_within(1, server.limits.max_calls)) {
         return abort(Code::resource_exhausted, "the server has as many calls under way as it may have");
     }
-    ++server.calls;
     counted_ = true;
     facts_.path = std::move(head.path);
     start();
@@ -312,7 +311,7 @@ void GrpcCall::expire() {
 void GrpcCall::end() {
     answered_ = true;
     if (handler_) connection_.ended.push_back(std::move(handler_));
-    if (counted_) --connection_.server.calls;
+    if (counted_) connection_.server.totals->calls.subtract(1);
     counted_ = false;
     reader_.reset();
     connection_.held.release(std::exchange(held_request_, 0));

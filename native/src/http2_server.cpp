@@ -60,7 +60,10 @@ public:
           wrote_(began_) {
         server_.loop_.add(socket_.get(), events_, *this);
     }
-    ~Connection() { close(); }
+    ~Connection() {
+        close();
+        server_.state_.totals->connections.subtract(1);
+    }
     Connection(const Connection&) = delete;
     Connection& operator=(const Connection&) = delete;
 
@@ -272,9 +275,10 @@ private:
     bool listening_ = false;
 };
 
-Http2Server::Http2Server(EventLoop& loop, const ServerLimits& limits, Router router)
+Http2Server::Http2Server(EventLoop& loop, const ServerLimits& limits, Router router,
+                         std::shared_ptr<ServerTotals> totals)
     : loop_(loop),
-      state_(loop, limits, std::move(router)),
+      state_(loop, limits, std::move(router), totals ? std::move(totals) : std::make_shared<ServerTotals>()),
       read_buffer_(kReadBytes, '\0'),
       alive_(std::make_shared<bool>(true)) {
     sweep();
@@ -290,12 +294,27 @@ void Http2Server::serve(Fd listener, std::shared_ptr<const TlsContext> tls) {
     listeners_.push_back(std::make_unique<Listener>(*this, std::move(listener), std::move(tls)));
 }
 
+void Http2Server::deal_to(std::vector<Http2Server*> others) {
+    dealt_to_ = std::move(others);
+    dealt_to_.push_back(this);
+}
+
 void Http2Server::accepted(Fd socket, std::string peer, const std::shared_ptr<const TlsContext>& tls) {
     ++accepted_;
-    if (connections_.size() >= state_.limits.max_connections) {
+    if (!state_.totals->connections.add_within(1, state_.limits.max_connections)) {
         ++turned_away_;
         return;  // which closes it
     }
+    Http2Server& server = *dealt_to_[next_++ % dealt_to_.size()];
+    if (&server == this) return take(std::move(socket), std::move(peer), tls);
+    server.loop_.post([&server, socket = std::make_shared<Fd>(std::move(socket)), peer = std::move(peer), tls] {
+        server.take(std::move(*socket), peer, tls);
+    });
+}
+
+/// A connection more, which is counted already.
+void Http2Server::take(Fd socket, std::string peer, const std::shared_ptr<const TlsContext>& tls) {
+    if (draining_) return state_.totals->connections.subtract(1);  // and closes it
     set_options(socket.get());
     connections_.push_back(std::make_unique<Connection>(*this, std::move(socket), std::move(peer), tls));
 }
@@ -354,7 +373,8 @@ void Http2Server::check_drained() {
 }
 
 Http2Server::Counts Http2Server::counts() const noexcept {
-    return {connections_.size(), state_.calls, state_.held.used(), accepted_, turned_away_};
+    const ServerTotals& totals = *state_.totals;
+    return {connections_.size(), totals.calls.value(), totals.held_bytes.value(), accepted_, turned_away_};
 }
 
 }  // namespace anyserve

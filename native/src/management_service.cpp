@@ -104,14 +104,10 @@ std::variant<RegistrationPtr, InferenceError> registration_of(const messages::Re
     return registration;
 }
 
-ManagementService::ManagementService(EventLoop& loop, const AgentConfig& config, Registry& registry,
-                                     Admission& admission, Workers& workers, EventLog& events)
+ManagementService::ManagementService(EventLoop& loop, const AgentConfig& config, SharedState& state)
     : loop_(loop),
       authorization_(config.management_token ? std::optional("Bearer " + *config.management_token) : std::nullopt),
-      registry_(registry),
-      admission_(admission),
-      workers_(workers),
-      events_(events) {}
+      state_(state) {}
 
 std::unique_ptr<CallHandler> ManagementService::route(ServerCall& call) {
     std::string_view method = call.facts().path;
@@ -136,7 +132,7 @@ std::unique_ptr<CallHandler> ManagementService::route(ServerCall& call) {
     if (method == "ListWorkers") {
         return answered<messages::ListWorkersRequest>(call, [this](const auto&) { return list_workers(); });
     }
-    if (method == "WatchEvents") return watch_events(call, loop_, registry_, events_);
+    if (method == "WatchEvents") return watch_events(call, loop_, state_);
     return nullptr;
 }
 
@@ -148,7 +144,8 @@ bool ManagementService::has_token(const ServerCall& call) const {
 ManagementService::Answer ManagementService::register_model(const messages::RegisterModelRequest& request) {
     auto registration = registration_of(request);
     if (auto* fault = std::get_if<InferenceError>(&registration)) return std::move(*fault);
-    auto added = workers_.add(std::get<RegistrationPtr>(std::move(registration)));
+    const std::lock_guard lock(state_.mutex);
+    auto added = state_.workers.add(std::get<RegistrationPtr>(std::move(registration)));
     if (auto* full = std::get_if<RegistryFull>(&added)) {
         return InferenceError{Code::resource_exhausted, std::move(full->message)};
     }
@@ -160,7 +157,8 @@ ManagementService::Answer ManagementService::register_model(const messages::Regi
 
 ManagementService::Answer ManagementService::unregister_model(const messages::UnregisterModelRequest& request) {
     if (request.worker_id.empty()) return invalid("worker_id is empty");
-    if (workers_.unregister_model(request.worker_id, request.model_name, request.model_version)) {
+    const std::lock_guard lock(state_.mutex);
+    if (state_.workers.unregister_model(request.worker_id, request.model_name, request.model_version)) {
         return write_message(messages::UnregisterModelResponse{true, "unregistered"});
     }
     const std::string message = "worker " + in_quotes(request.worker_id) + " has not registered model " +
@@ -169,32 +167,35 @@ ManagementService::Answer ManagementService::unregister_model(const messages::Un
 }
 
 ManagementService::Answer ManagementService::heartbeat(const messages::HeartbeatRequest& request) {
-    return write_message(messages::HeartbeatResponse{workers_.heartbeat(request.worker_id)});
+    const std::lock_guard lock(state_.mutex);
+    return write_message(messages::HeartbeatResponse{state_.workers.heartbeat(request.worker_id)});
 }
 
 ManagementService::Answer ManagementService::unregister_worker(const messages::UnregisterWorkerRequest& request) {
     if (request.worker_id.empty()) return invalid("worker_id is empty");
-    if (workers_.unregister_worker(request.worker_id)) {
+    const std::lock_guard lock(state_.mutex);
+    if (state_.workers.unregister_worker(request.worker_id)) {
         return write_message(messages::UnregisterWorkerResponse{true, "unregistered"});
     }
     const std::string message = "worker " + in_quotes(request.worker_id) + " is not registered";
     return write_message(messages::UnregisterWorkerResponse{false, message});
 }
 
-ManagementService::Answer ManagementService::list_workers() const {
-    const std::vector<const KnownWorker*> workers = workers_.all();
+ManagementService::Answer ManagementService::list_workers() {
+    const std::lock_guard lock(state_.mutex);
+    const std::vector<const KnownWorker*> workers = state_.workers.all();
     std::vector<std::string> addresses;
     addresses.reserve(workers.size());  // they stay where they are: the message refers to them
     messages::ListWorkersResponse response;
     for (const KnownWorker* worker : workers) {
         messages::Worker& shown = response.workers.emplace_back();
         shown.worker_id = worker->worker_id;
-        shown.address = addresses.emplace_back(std::string(kAddressPrefix) + worker->client->path());
-        for (const RegistrationPtr& each : registry_.of_worker(worker->worker_id)) {
+        shown.address = addresses.emplace_back(std::string(kAddressPrefix) + worker->endpoint->path);
+        for (const RegistrationPtr& each : state_.registry.of_worker(worker->worker_id)) {
             shown.registrations.push_back(registration_message(*each));
         }
-        shown.in_flight = static_cast<std::uint32_t>(admission_.in_flight(worker->worker_id));
-        shown.connections = static_cast<std::uint32_t>(worker->client->connections());
+        shown.in_flight = static_cast<std::uint32_t>(state_.admission.in_flight(worker->worker_id));
+        shown.connections = static_cast<std::uint32_t>(worker->endpoint->share->open());
         shown.heartbeat_age_ms = -1;
         if (worker->last_heartbeat) {
             const auto age = loop_.now() - *worker->last_heartbeat;

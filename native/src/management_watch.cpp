@@ -21,23 +21,24 @@ messages::Event event_message(const Event& event) {
 
 class WatchCall final : public UnaryHandler {
 public:
-    WatchCall(ServerCall& call, EventLoop& loop, const Registry& registry, EventLog& events)
-        : UnaryHandler(call), loop_(loop), registry_(registry), events_(events) {}
+    WatchCall(ServerCall& call, EventLoop& loop, SharedState& state)
+        : UnaryHandler(call), loop_(loop), state_(state) {}
+    ~WatchCall() override { end(); }
 
     void on_cancel() override { end(); }
 
 private:
     void on_request(std::string bytes) override;
+    void wake();
     void tell_next();
     void tell(const Event& event);
     void finish(Code code, std::string_view message);
     void end();
 
     EventLoop& loop_;
-    const Registry& registry_;
-    EventLog& events_;
-    std::unique_ptr<Watcher> watcher_;
-    EventLoop::Timer woken_;                // the log must not be called from within its call of `wake`
+    SharedState& state_;
+    std::unique_ptr<Watcher> watcher_;      // null: it has ended
+    std::shared_ptr<const bool> alive_ = std::make_shared<const bool>(true);  // for who is woken
     std::deque<RegistrationPtr> existing_;  // that have not been told
     std::uint64_t sequence_ = 0;            // of the last event before this call watched
 };
@@ -48,19 +49,29 @@ void WatchCall::on_request(std::string bytes) {
         const InferenceError error = malformed_request(call());
         return call().finish(error.code, error.message);
     }
-    auto watching = events_.watch([this] { woken_ = loop_.at(loop_.now(), [this] { tell_next(); }); });
-    if (const auto* refusal = std::get_if<TooManyWatchers>(&watching)) {
-        return call().finish(Code::resource_exhausted, refusal->message);
-    }
-    watcher_ = std::get<std::unique_ptr<Watcher>>(std::move(watching));
-    // Taken at this very moment: nothing is told twice or missed between what exists and what comes.
-    sequence_ = events_.sequence();
-    if (request->include_existing) {
-        const std::vector<RegistrationPtr> all = registry_.all();
-        existing_.assign(all.begin(), all.end());
+    {
+        // Taken at one moment: nothing is told twice or missed between what exists and what comes.
+        const std::lock_guard lock(state_.mutex);
+        auto watching = state_.events.watch([this] { wake(); });
+        if (const auto* refusal = std::get_if<TooManyWatchers>(&watching)) {
+            return call().finish(Code::resource_exhausted, refusal->message);
+        }
+        watcher_ = std::get<std::unique_ptr<Watcher>>(std::move(watching));
+        sequence_ = state_.events.sequence();
+        if (request->include_existing) {
+            const std::vector<RegistrationPtr> all = state_.registry.all();
+            existing_.assign(all.begin(), all.end());
+        }
     }
     call().send_initial_metadata();  // tells the client that it misses nothing from here on
     tell_next();
+}
+
+/// There is something to take again. Under the lock, on any thread.
+void WatchCall::wake() {
+    loop_.run_soon([this, alive = std::weak_ptr(alive_)] {
+        if (!alive.expired() && watcher_) tell_next();
+    });
 }
 
 /// Tells the next event, if there is one; comes again when the client has taken it, or else when there is one.
@@ -76,12 +87,15 @@ void WatchCall::tell_next() {
                      registration,
                      {}});
     }
+    std::unique_lock lock(state_.mutex);
     const Watcher::Taken taken = watcher_->take();
+    lock.unlock();
     if (const auto* event = std::get_if<EventPtr>(&taken)) return tell(**event);
     if (std::holds_alternative<Watcher::Closed>(taken)) return finish(Code::ok, {});
     if (std::holds_alternative<Watcher::TooSlow>(taken)) {
-        finish(Code::resource_exhausted,
-               std::to_string(Watcher::kBuffer) + " events were not taken; call WatchEvents again");
+        std::string message = std::to_string(Watcher::kBuffer);
+        message += " events were not taken; call WatchEvents again";
+        finish(Code::resource_exhausted, message);
     }
 }
 
@@ -96,15 +110,14 @@ void WatchCall::finish(Code code, std::string_view message) {
 
 /// Makes room for another watcher.
 void WatchCall::end() {
+    const std::lock_guard lock(state_.mutex);
     watcher_.reset();
-    woken_ = {};
 }
 
 }  // namespace
 
-std::unique_ptr<CallHandler> watch_events(ServerCall& call, EventLoop& loop, const Registry& registry,
-                                          EventLog& events) {
-    return std::make_unique<WatchCall>(call, loop, registry, events);
+std::unique_ptr<CallHandler> watch_events(ServerCall& call, EventLoop& loop, SharedState& state) {
+    return std::make_unique<WatchCall>(call, loop, state);
 }
 
 messages::Registration registration_message(const Registration& registration) {

@@ -75,8 +75,8 @@ messages::ModelStatistics model_statistics(std::string_view name, std::string_vi
 
 }  // namespace
 
-ModelInfo::ModelInfo(const Registry& registry, const Statistics& statistics, std::string server_version)
-    : registry_(registry), statistics_(statistics), server_version_(std::move(server_version)) {}
+ModelInfo::ModelInfo(EventLoop& loop, SharedState& state, std::string server_version)
+    : loop_(loop), state_(state), server_version_(std::move(server_version)) {}
 
 std::string ModelInfo::server_metadata() const {
     return write_message(messages::ServerMetadataResponse{
@@ -84,14 +84,16 @@ std::string ModelInfo::server_metadata() const {
 }
 
 bool ModelInfo::is_ready(std::string_view name, std::string_view version) const {
-    return !registry_.named(name, version).empty();
+    const std::lock_guard lock(state_.mutex);
+    return !state_.registry.named(name, version).empty();
 }
 
 Answer ModelInfo::metadata(std::string_view name, std::string_view version) const {
+    const std::lock_guard lock(state_.mutex);
     const Served served = find(name, version);
     if (const auto* error = std::get_if<InferenceError>(&served)) return *error;
     const Registration& registration = *std::get<RegistrationPtr>(served);
-    const std::vector<std::string> versions = registry_.versions(name);
+    const std::vector<std::string> versions = state_.registry.versions(name);
     return write_message(messages::ModelMetadataResponse{name,
                                                          {versions.begin(), versions.end()},
                                                          registration.platform,
@@ -100,6 +102,7 @@ Answer ModelInfo::metadata(std::string_view name, std::string_view version) cons
 }
 
 Answer ModelInfo::config(std::string_view name, std::string_view version) const {
+    const std::lock_guard lock(state_.mutex);
     const Served served = find(name, version);
     if (const auto* error = std::get_if<InferenceError>(&served)) return *error;
     const Registration& registration = *std::get<RegistrationPtr>(served);
@@ -112,24 +115,26 @@ Answer ModelInfo::config(std::string_view name, std::string_view version) const 
 }
 
 Answer ModelInfo::statistics(std::string_view name, std::string_view version) const {
+    const std::lock_guard lock(state_.mutex);
     std::vector<RegistrationPtr> chosen;
     if (name.empty()) {
-        chosen = registry_.all();
+        chosen = state_.registry.all();
     } else {
         const Served served = find(name, version);
         if (const auto* error = std::get_if<InferenceError>(&served)) return *error;
-        chosen = version.empty() ? registry_.named_any_version(name) : registry_.named(name, version);
+        chosen = version.empty() ? state_.registry.named_any_version(name) : state_.registry.named(name, version);
     }
     messages::ModelStatisticsResponse response;
     for (const auto& [listed_name, listed_version] : listed(chosen)) {
         response.model_stats.push_back(
-            model_statistics(listed_name, listed_version, statistics_.of(listed_name, listed_version)));
+            model_statistics(listed_name, listed_version, state_.statistics.of(listed_name, listed_version)));
     }
     return write_message(response);
 }
 
 std::string ModelInfo::index() const {
-    const std::vector<RegistrationPtr> registrations = registry_.all();
+    const std::lock_guard lock(state_.mutex);
+    const std::vector<RegistrationPtr> registrations = state_.registry.all();
     messages::RepositoryIndexResponse response;
     for (const auto& [name, version] : listed(registrations)) response.models.push_back({name, version, "READY"});
     return write_message(response);
@@ -155,20 +160,30 @@ void ModelInfo::unload(std::string name, Done done) {
 
 void ModelInfo::ask(Function function, std::string name, OfOthers of_others, Done done) {
     if (name.empty()) return done(InferenceError{Code::invalid_argument, "the request names no model"});
-    Lifecycle::Done answer = [this, alive = std::weak_ptr(alive_), name, of_others,
-                              done = std::move(done)](std::variant<bool, InferenceError> ours) {
-        if (alive.expired()) return;
-        if (auto* error = std::get_if<InferenceError>(&ours)) return done(std::move(*error));
-        if (std::get<bool>(ours)) return done(std::nullopt);
-        if (!registry_.named_any_version(name).empty()) return done(of_others(name));
-        done(InferenceError{Code::not_found, "model " + in_quotes(name) + " is not known to this instance"});
+    if (lifecycle == nullptr) return answer(name, of_others, false, done);
+    Lifecycle::Done answered = [this, &loop = loop_, alive = std::weak_ptr(alive_), name, of_others,
+                                done = std::move(done)](std::variant<bool, InferenceError> ours) {
+        loop.run_soon([this, alive, name, of_others, done, ours = std::move(ours)] {
+            if (!alive.expired()) answer(name, of_others, ours, done);
+        });
     };
-    if (lifecycle == nullptr) return answer(false);
-    (lifecycle->*function)(std::move(name), std::move(answer));
+    (lifecycle->*function)(std::move(name), std::move(answered));
 }
 
+void ModelInfo::answer(const std::string& name, OfOthers of_others, std::variant<bool, InferenceError> ours,
+                       const Done& done) {
+    if (auto* error = std::get_if<InferenceError>(&ours)) return done(std::move(*error));
+    if (std::get<bool>(ours)) return done(std::nullopt);
+    std::unique_lock lock(state_.mutex);
+    const bool known = !state_.registry.named_any_version(name).empty();
+    lock.unlock();
+    if (known) return done(of_others(name));
+    done(InferenceError{Code::not_found, "model " + in_quotes(name) + " is not known to this instance"});
+}
+
+/// Under the lock.
 ModelInfo::Served ModelInfo::find(std::string_view name, std::string_view version) const {
-    std::vector<RegistrationPtr> found = registry_.named(name, version);
+    std::vector<RegistrationPtr> found = state_.registry.named(name, version);
     if (!found.empty()) return std::move(found.front());
     const std::string wanted = version.empty() ? "" : " version " + in_quotes(version);
     return InferenceError{Code::not_found, "no worker serves model " + in_quotes(name) + wanted};

@@ -27,7 +27,7 @@ void Exchange::begin() {
 /// the backlog; else a new one.
 void Exchange::connect() {
     if (client_->lost_) return fail_soon({FailureKind::unreachable, "it was lost"});
-    if (WorkerConnection* idle = may_reuse_ ? client_->take_idle() : nullptr) return begin_on(*idle, true);
+    if (may_reuse_ && client_->reuse(*this)) return;
     WorkerClient::Attempt attempt = client_->connect();
     if (attempt.connection != nullptr) return begin_on(*attempt.connection, false);
     if (!attempt.again) return fail_soon(std::move(attempt.failure));
@@ -84,17 +84,28 @@ std::optional<Failure> Exchange::finish() {
 
 void Exchange::leave() noexcept {
     later_ = {};
-    if (connection_ != nullptr) std::exchange(connection_, nullptr)->abort();
+    if (connection_ != nullptr) return std::exchange(connection_, nullptr)->abort();
+    // It leaves to the next the connection that comes.
+    if (std::erase(client_->waiting_, this) > 0) client_->share_->add_idle(client_->member_);
 }
 
 std::shared_ptr<WorkerClient> WorkerClient::create(EventLoop& loop, std::string path,
-                                                   const WorkerClientOptions& options, OnViolation on_violation) {
-    return std::make_shared<WorkerClient>(Private(), loop, std::move(path), options, std::move(on_violation));
+                                                   const WorkerClientOptions& options, OnViolation on_violation,
+                                                   std::shared_ptr<ConnectionShare> share) {
+    if (!share) share = std::make_shared<ConnectionShare>();
+    auto client = std::make_shared<WorkerClient>(Private(), loop, std::move(path), options, std::move(on_violation),
+                                                 std::move(share));
+    client->member_ = client->share_->join(loop, client);
+    return client;
 }
 
 WorkerClient::WorkerClient(Private, EventLoop& loop, std::string path, const WorkerClientOptions& options,
-                           OnViolation on_violation)
-    : loop_(loop), path_(std::move(path)), options_(options), on_violation_(std::move(on_violation)) {}
+                           OnViolation on_violation, std::shared_ptr<ConnectionShare> share)
+    : loop_(loop),
+      path_(std::move(path)),
+      options_(options),
+      on_violation_(std::move(on_violation)),
+      share_(std::move(share)) {}
 
 WorkerClient::~WorkerClient() {
     all_.clear();  // while the rest is still there: each takes leave of it
@@ -117,38 +128,84 @@ WorkerClient::Attempt WorkerClient::connect() {
     } else if (const auto uid = untrusted_peer(connected.socket)) {
         attempt.failure.text = "its socket belongs to uid " + std::to_string(*uid) + ", neither ours nor root's";
     } else {
-        auto connection = std::make_unique<WorkerConnection>(*this, std::move(connected.socket));
-        ++open_;
-        if (connection->watch()) {
-            attempt.connection = connection.get();
-            all_.push_back(std::move(connection));
-        } else {
-            attempt.failure.text = "its connection cannot be watched";
-        }
+        attempt.connection = keep(std::move(connected.socket));
+        if (attempt.connection == nullptr) attempt.failure.text = "its connection cannot be watched";
     }
     return attempt;
 }
 
-WorkerConnection* WorkerClient::take_idle() noexcept {
-    if (idle_.empty()) return nullptr;
-    WorkerConnection* connection = idle_.back();
-    idle_.pop_back();
-    return connection;
+/// A connection more; null if it cannot be watched.
+WorkerConnection* WorkerClient::keep(Fd socket) {
+    auto connection = std::make_unique<WorkerConnection>(*this, std::move(socket));
+    share_->opened();
+    if (!connection->watch()) return nullptr;
+    all_.push_back(std::move(connection));
+    return all_.back().get();
+}
+
+/// Begins an exchange on an idle connection, or has it wait for one that another thread hands over; false: none is
+/// idle.
+bool WorkerClient::reuse(Exchange& exchange) {
+    const auto from = share_->take_idle(member_);
+    if (!from) return false;
+    if (*from == member_ && !idle_.empty()) {
+        WorkerConnection* connection = idle_.back();
+        idle_.pop_back();
+        exchange.begin_on(*connection, true);
+        return true;
+    }
+    waiting_.push_back(&exchange);
+    if (*from != member_) {  // else one is coming that nobody waited for
+        ++coming_;
+        share_->fetch(*from, member_);
+    }
+    return true;
 }
 
 /// Has ended its exchange and may carry the next.
 void WorkerClient::idle(WorkerConnection& connection) {
-    if (retired_ || lost_) {
-        connection.abort();
-    } else {
-        idle_.push_back(&connection);
+    if (retired_ || lost_) return connection.abort();
+    idle_.push_back(&connection);
+    share_->add_idle(member_);
+}
+
+/// For another thread, which has been promised one.
+void WorkerClient::give_up_idle(HandOver hand_over) {
+    if (idle_.empty()) {
+        if (coming_ > waiting_.size() + owed_.size()) return owed_.push_back(std::move(hand_over));
+        return hand_over(Fd());  // the worker has closed it meanwhile
     }
+    WorkerConnection* connection = idle_.back();
+    idle_.pop_back();
+    Fd socket = connection->give_up();
+    discard(*connection);
+    hand_over(std::move(socket));
+}
+
+/// Another thread has handed over a connection that was idle there, or has none any more.
+void WorkerClient::taken_over(Fd socket) {
+    --coming_;
+    if (!waiting_.empty()) {
+        Exchange& exchange = *waiting_.front();
+        waiting_.pop_front();
+        WorkerConnection* connection = socket && !lost_ ? keep(std::move(socket)) : nullptr;
+        return connection != nullptr ? exchange.begin_on(*connection, true) : exchange.connect();
+    }
+    if (!owed_.empty()) {
+        const HandOver hand_over = std::move(owed_.front());
+        owed_.pop_front();
+        return hand_over(std::move(socket));
+    }
+    // Who waited for it has gone. It counts as idle already.
+    WorkerConnection* connection = socket && !lost_ && !retired_ ? keep(std::move(socket)) : nullptr;
+    if (connection != nullptr) return idle_.push_back(connection);
+    share_->drop_idle(member_);
 }
 
 /// Its socket is closed; what it has read may still be asked for.
 void WorkerClient::closed(WorkerConnection& connection) noexcept {
-    --open_;
-    std::erase(idle_, &connection);
+    share_->closed();
+    if (std::erase(idle_, &connection) > 0) share_->drop_idle(member_);
 }
 
 /// Is of no more use to anybody.
@@ -185,7 +242,7 @@ void WorkerClient::read_out() {
 
 void WorkerClient::retire() {
     retired_ = true;
-    for (WorkerConnection* connection : std::exchange(idle_, {})) connection->abort();
+    for (WorkerConnection* connection : std::vector(idle_)) connection->abort();
 }
 
 }  // namespace anyserve

@@ -199,10 +199,14 @@ void WorkerConnection::fail(Failure failure) {
 }
 
 void WorkerConnection::close() noexcept {
-    if (!is_open()) return;
+    if (is_open()) static_cast<void>(give_up());
+}
+
+Fd WorkerConnection::give_up() noexcept {
     if (std::exchange(watched_for_, 0) != 0) client_.loop_.remove(socket_.get());
-    socket_.reset();
+    Fd socket = std::exchange(socket_, Fd());
     client_.closed(*this);
+    return socket;
 }
 
 void WorkerConnection::watch_for(std::uint32_t events) {

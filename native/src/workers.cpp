@@ -21,16 +21,15 @@ std::string seconds(std::chrono::milliseconds time) {
 }  // namespace
 
 Workers::Workers(EventLoop& loop, const AgentConfig& config, Registry& registry, Admission& admission, EventLog& events,
-                 Log log)
+                 EndClients end_clients, Log log)
     : loop_(loop),
       config_(config),
       registry_(registry),
       admission_(admission),
       events_(events),
+      end_clients_(std::move(end_clients)),
       log_(std::move(log)),
       absent_(config.max_workers, config.max_registrations) {}
-
-Workers::~Workers() { close(); }
 
 std::vector<const KnownWorker*> Workers::all() const {
     std::vector<const KnownWorker*> workers;
@@ -53,9 +52,9 @@ void Workers::keep(std::string_view place, std::optional<std::string_view> worke
     if (known != nullptr && known->last_heartbeat) absent_.there(known->worker_id);
 }
 
-std::shared_ptr<WorkerClient> Workers::client(std::string_view worker_id) const noexcept {
+WorkerEndpointPtr Workers::endpoint(std::string_view worker_id) const noexcept {
     const KnownWorker* known = find(worker_id);
-    return known != nullptr ? known->client : nullptr;
+    return known != nullptr ? known->endpoint : nullptr;
 }
 
 std::variant<Workers::Registered, RegistryFull, WorkerEnded> Workers::add(RegistrationPtr registration) {
@@ -67,11 +66,13 @@ std::variant<Workers::Registered, RegistryFull, WorkerEnded> Workers::add(Regist
     if (auto* full = std::get_if<RegistryFull>(&added)) return std::move(*full);
     KnownWorker* known = find(worker_id);
     if (known == nullptr) {
-        known_.push_back({worker_id, new_client(*registration), std::nullopt, 0});
+        const std::string& path = registration->socket_path;
+        known_.push_back({worker_id, std::make_shared<WorkerEndpoint>(worker_id, path), std::nullopt});
         by_id_.emplace(worker_id, std::prev(known_.end()));
-    } else if (known->client->path() != registration->socket_path) {
-        known->client->retire();  // it has moved; exchanges under way end on the old connections
-        known->client = new_client(*registration);
+    } else if (known->endpoint->path != registration->socket_path) {
+        // It has moved; exchanges under way end on the old connections.
+        end_clients_(known->endpoint, ClientEnd::retire);
+        known->endpoint = std::make_shared<WorkerEndpoint>(worker_id, registration->socket_path);
     }
     changed(worker_id);
     publish(EventType::model_registered, worker_id, registration, {});
@@ -87,7 +88,7 @@ bool Workers::unregister_model(std::string_view worker_id, std::string_view mode
                                std::string_view model_version) {
     const std::vector<RegistrationPtr> gone = registry_.remove(worker_id, model_name, model_version);
     if (!gone.empty()) removed(worker_id, gone);
-    if (!registry_.has_worker(worker_id)) forget(worker_id);
+    if (!registry_.has_worker(worker_id)) forget(worker_id, ClientEnd::retire);
     return !gone.empty();
 }
 
@@ -96,14 +97,14 @@ bool Workers::unregister_worker(std::string_view worker_id) {
     const std::vector<RegistrationPtr> gone = registry_.remove_worker(worker_id);
     absent_.gone(worker_id, gone);
     removed(worker_id, gone);
-    forget(worker_id);
+    forget(worker_id, ClientEnd::retire);
     publish(EventType::worker_unregistered, worker_id, nullptr, {});
     say(LogLevel::info, "unregistered", {{"worker", std::string(worker_id)}});
     return true;
 }
 
 void Workers::drop(std::string_view worker_id, std::string_view reason) {
-    lose(worker_id, reason, &WorkerClient::close);
+    lose(worker_id, reason, ClientEnd::close);
 }
 
 void Workers::ended(std::string_view worker_id, std::string_view reason) {
@@ -114,19 +115,16 @@ void Workers::ended(std::string_view worker_id, std::string_view reason) {
             ended_order_.pop_front();
         }
     }
-    lose(worker_id, reason, &WorkerClient::read_out);
+    lose(worker_id, reason, ClientEnd::read_out);
 }
 
-void Workers::lose(std::string_view worker_id, std::string_view reason, void (WorkerClient::*end)()) {
-    const KnownWorker* known = find(worker_id);
-    if (known == nullptr) return;
+void Workers::lose(std::string_view worker_id, std::string_view reason, ClientEnd how) {
+    if (find(worker_id) == nullptr) return;
     const std::string id(worker_id);  // what the caller names may be the worker's own
-    const std::shared_ptr<WorkerClient> client = known->client;
     say(LogLevel::warning, "worker lost", {{"worker", id}, {"reason", std::string(reason)}});
     const std::vector<RegistrationPtr> gone = registry_.remove_worker(id);
     absent_.gone(id, gone);
-    forget(id);
-    ((*client).*end)();
+    forget(id, how);
     publish(EventType::worker_lost, id, nullptr, reason);
     removed(id, gone);
 }
@@ -148,10 +146,6 @@ void Workers::unreachable(std::string_view worker_id, const Failure& failure) {
     }
 }
 
-void Workers::succeeded(std::string_view worker_id) noexcept {
-    if (KnownWorker* known = find(worker_id)) known->violations = 0;
-}
-
 void Workers::sweep() {
     std::vector<std::string> silent;
     for (const KnownWorker& known : known_) {
@@ -162,10 +156,6 @@ void Workers::sweep() {
     for (const std::string& worker_id : silent) {
         drop(worker_id, "no heartbeat for " + seconds(config_.heartbeat_timeout) + " s");
     }
-}
-
-void Workers::close() {
-    for (const KnownWorker& known : known_) known.client->close();
 }
 
 KnownWorker* Workers::find(std::string_view worker_id) const noexcept {
@@ -181,21 +171,15 @@ void Workers::came(std::string_view worker_id) {
     if (launched_waiting_.empty() && on_all_launched_registered) on_all_launched_registered();
 }
 
-void Workers::violated(const std::string& worker_id, const Failure& violation) {
-    KnownWorker* known = find(worker_id);
-    if (known == nullptr) return;
-    ++known->violations;
+void Workers::violated(const WorkerEndpointPtr& endpoint, const Failure& violation) {
+    const int in_a_row = ++endpoint->violations;
+    const KnownWorker* known = find(endpoint->worker_id);
+    if (known == nullptr || known->endpoint != endpoint) return;
     say(LogLevel::warning, "protocol violation",
-        {{"worker", worker_id}, {"violation", violation.text}, {"in_a_row", std::to_string(known->violations)}});
-    if (known->violations < kViolationLimit) return;
-    drop(worker_id, "broke the protocol " + std::to_string(kViolationLimit) + " times in a row: " + violation.text);
-}
-
-std::shared_ptr<WorkerClient> Workers::new_client(const Registration& registration) {
-    const WorkerClientOptions options{config_.max_message_bytes, config_.connect_timeout};
-    return WorkerClient::create(
-        loop_, registration.socket_path, options,
-        [this, worker_id = registration.worker_id](const Failure& violation) { violated(worker_id, violation); });
+        {{"worker", endpoint->worker_id}, {"violation", violation.text}, {"in_a_row", std::to_string(in_a_row)}});
+    if (in_a_row < kViolationLimit) return;
+    drop(endpoint->worker_id,
+         "broke the protocol " + std::to_string(kViolationLimit) + " times in a row: " + violation.text);
 }
 
 void Workers::removed(std::string_view worker_id, std::span<const RegistrationPtr> registrations) {
@@ -210,10 +194,10 @@ void Workers::changed(std::string_view worker_id) {
     admission_.reconsider();
 }
 
-void Workers::forget(std::string_view worker_id) {
+void Workers::forget(std::string_view worker_id, ClientEnd how) {
     const auto found = by_id_.find(worker_id);
     if (found == by_id_.end()) return;
-    found->second->client->retire();
+    end_clients_(found->second->endpoint, how);
     known_.erase(found->second);
     by_id_.erase(found);
 }

@@ -114,7 +114,7 @@ TEST_F(DispatcherTest, ForwardsAndFills) {
     EXPECT_GT(statistics.of("m", "7").success.ns, 0u);
     EXPECT_GT(statistics.of("m", "7").last_inference_ms, 1'600'000'000'000u);
     EXPECT_EQ(admission.in_flight("w"), 0u);
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, WhatIsKnownAtOnceIsToldAtOnce) {
@@ -157,7 +157,7 @@ TEST_F(DispatcherTest, ThoseThatWaitAreServedInOrderOnTheOneConnection) {
     to_end(*all.back());
     for (const Recorded* each : all) EXPECT_TRUE(each->done);
     EXPECT_FALSE(listening.has_connection());
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, ThePlaceIsFreeBeforeTheReplyIsTold) {
@@ -177,7 +177,7 @@ TEST_F(DispatcherTest, ThePlaceIsFreeBeforeTheReplyIsTold) {
     ASSERT_NE(second, nullptr);
     to_end(*second);
     EXPECT_TRUE(second->done);
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, CancelledWhileItWaits) {
@@ -200,7 +200,7 @@ TEST_F(DispatcherTest, CancelledWhileItWaits) {
     to_end(last);
     EXPECT_TRUE(last.done);
     EXPECT_FALSE(cancelled.ended());
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, CancelledInTheWorker) {
@@ -222,7 +222,7 @@ TEST_F(DispatcherTest, CancelledInTheWorker) {
     EXPECT_EQ(admission.waiting(), 0u) << "the place went to the next at once";
     to_end(next);
     EXPECT_TRUE(next.done);
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, CancelledInsideOfTheEndOfAnother) {
@@ -247,7 +247,7 @@ TEST_F(DispatcherTest, CancelledInsideOfTheEndOfAnother) {
     EXPECT_TRUE(first.done);
     EXPECT_EQ(admission.waiting(), 0u);
     EXPECT_EQ(admission.in_flight("w"), 0u);
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, ADeadlineThatPassesWhileItWaitsKeepsItFromBeingSent) {
@@ -274,7 +274,7 @@ TEST_F(DispatcherTest, ADeadlineThatPassesWhileItWaitsKeepsItFromBeingSent) {
     EXPECT_TRUE(last.done);
     EXPECT_TRUE(late.failed(Code::deadline_exceeded));
     EXPECT_EQ(counts().queue.count, 2u) << "it was no exchange";
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, WhoeverWaitsIsToldThatNothingIsLeft) {
@@ -282,6 +282,7 @@ TEST_F(DispatcherTest, WhoeverWaitsIsToldThatNothingIsLeft) {
     const Recorded& sent = unary();
     const Recorded& waits = unary();
     workers.drop("w", "test");
+    to_end(waits);
     EXPECT_TRUE(waits.failed(Code::unavailable)) << "not NOT_FOUND: there was something";
     to_end(sent);
     EXPECT_TRUE(sent.failed(Code::unavailable));
@@ -304,13 +305,13 @@ TEST_F(DispatcherTest, AWorkerThatCannotBeReachedIsDroppedAndTheNextTried) {
     EXPECT_TRUE(recorded.done);
     EXPECT_EQ(workers.all().size(), 1u);
     EXPECT_EQ(counts().fail.count, 0u) << "an attempt that was not taken is none";
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, ARetryWaitsInAQueueWithABound) {
-    Admission small(0, 1);
-    Workers few(driver.loop, config, registry, small, events, {});
-    Dispatcher bounded(driver.loop, registry, small, few, statistics);
+    config.queue_size = 0;
+    SharedState few(driver.loop, config, [](const WorkerEndpointPtr&, ClientEnd) {}, {});
+    Dispatcher bounded(driver.loop, few, clients);
     const auto add_to_few = [&](std::string id, std::int32_t priority) {
         Registration registration;
         registration.worker_id = id;
@@ -318,7 +319,7 @@ TEST_F(DispatcherTest, ARetryWaitsInAQueueWithABound) {
         registration.model_name = "m";
         registration.priority = priority;
         registration.capability = std::get<Capability>(Capability::make({{"type", "m"}}));
-        EXPECT_FALSE(few.add(std::make_shared<const Registration>(registration)).index());
+        EXPECT_FALSE(few.workers.add(std::make_shared<const Registration>(registration)).index());
     };
     const ListeningWorker busy(directory / "busy");
     add_to_few("busy", 0);
@@ -374,7 +375,7 @@ TEST_F(DispatcherTest, AMalformedReplyIsNoViolation) {
     EXPECT_TRUE(failing.failed(Code::aborted));
     EXPECT_EQ(failing.error->message, "no");
     EXPECT_EQ(counts().fail.count, 2u);
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, AStreamInOrderAndItsEnd) {
@@ -394,7 +395,7 @@ TEST_F(DispatcherTest, AStreamInOrderAndItsEnd) {
     const std::vector wanted{stream_reply_of("m", "0"), stream_reply_of("m", "1"), stream_reply_of("m", "2")};
     EXPECT_EQ(recorded.replies, wanted);
     EXPECT_EQ(counts().success.count, 1u);
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, AStreamGoesOnOnlyWhenItIsResumed) {
@@ -427,7 +428,7 @@ TEST_F(DispatcherTest, AStreamGoesOnOnlyWhenItIsResumed) {
     recorded.inference->resume();
     to_end(recorded);
     EXPECT_TRUE(recorded.done);
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, AWorkerThatDiesBetweenRepliesIsNotAskedAgain) {
@@ -480,7 +481,7 @@ TEST_F(DispatcherTest, AnErrorInAStreamIsAReplyAndAFailure) {
     EXPECT_TRUE(recorded.done);
     EXPECT_EQ(recorded.replies, std::vector{failing});
     EXPECT_EQ(counts().fail.count, 1u);
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, TheLastOfAStreamIsMarkedIfItIsAskedFor) {
@@ -500,7 +501,7 @@ TEST_F(DispatcherTest, TheLastOfAStreamIsMarkedIfItIsAskedFor) {
     EXPECT_EQ(testing::in_band(recorded.replies[0]).final, false);
     EXPECT_EQ(testing::in_band(recorded.replies[1]).final, true);
     EXPECT_EQ(testing::in_band(recorded.replies[1]).id, "7");
-    workers.close();
+    clients.close();
 }
 
 TEST_F(DispatcherTest, AUnaryWorkerInAStream) {
@@ -515,7 +516,7 @@ TEST_F(DispatcherTest, AUnaryWorkerInAStream) {
     to_end(recorded);
     EXPECT_TRUE(recorded.done);
     EXPECT_EQ(recorded.replies, std::vector{stream_reply_of("m", "7")});
-    workers.close();
+    clients.close();
 }
 
 /// The kind `exchange` of errors.json on real sockets, but for what needs another user or a full backlog.

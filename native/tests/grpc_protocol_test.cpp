@@ -67,8 +67,8 @@ TEST(UnaryHandler, AnswersOneMessage) {
     EXPECT_EQ(answer.blocks.size(), 2u);
     EXPECT_TRUE(answer.ended);
     EXPECT_FALSE(answer.reset) << "the request had ended";
-    EXPECT_EQ(memory.server.calls, 0u);
-    EXPECT_EQ(memory.server.held.used(), 0u);
+    EXPECT_EQ(memory.server.totals->calls.value(), 0u);
+    EXPECT_EQ(memory.server.totals->held_bytes.value(), 0u);
 }
 
 TEST(UnaryHandler, RefusesAnythingElse) {
@@ -82,7 +82,7 @@ TEST(UnaryHandler, RefusesAnythingElse) {
         memory.send(open(1) + frame(data, kEndStream, 1, body));
         EXPECT_EQ(memory.answers[1].status(), status);
         EXPECT_EQ(memory.answers[1].blocks.size(), 1u) << "an error is one header block";
-        EXPECT_EQ(memory.server.held.used(), 0u);
+        EXPECT_EQ(memory.server.totals->held_bytes.value(), 0u);
     }
 }
 
@@ -138,7 +138,7 @@ TEST(GrpcCall, ReadsNoMoreThanIsAskedFor) {
     log.call->finish(Code::ok, "");
     memory.pump();
     EXPECT_EQ(log.events.back(), "destroyed");
-    EXPECT_EQ(memory.server.held.used(), 0u);
+    EXPECT_EQ(memory.server.totals->held_bytes.value(), 0u);
 }
 
 TEST(GrpcCall, KeepsTheWindowOfWhatIsNotRead) {
@@ -150,11 +150,11 @@ TEST(GrpcCall, KeepsTheWindowOfWhatIsNotRead) {
     memory.send(open(1));
     for (int i = 0; i < 10; ++i) memory.send(frame(data, 0, 1, message(std::string(9'000, 'x'))));
     EXPECT_EQ(memory.updates[1], 0u) << "nothing is read";
-    EXPECT_EQ(memory.server.held.used(), 90'050u);
+    EXPECT_EQ(memory.server.totals->held_bytes.value(), 90'050u);
     for (int i = 0; i < 10; ++i) log.call->read();
     memory.pump();
     EXPECT_GE(memory.updates[1], 50'000u) << "it is given back as it is read";
-    EXPECT_EQ(memory.server.held.used(), 9'000u) << "the last message";
+    EXPECT_EQ(memory.server.totals->held_bytes.value(), 9'000u) << "the last message";
 }
 
 TEST(GrpcCall, TellsWhenAMessageIsTaken) {
@@ -174,10 +174,10 @@ TEST(GrpcCall, TellsWhenAMessageIsTaken) {
     EXPECT_EQ(taken, 1);
     memory.send(frame(window_update, 0, 1, number(50'000)));
     EXPECT_EQ(taken, 1);
-    EXPECT_EQ(memory.server.held.used(), 100'000u);
+    EXPECT_EQ(memory.server.totals->held_bytes.value(), 100'000u);
     memory.send(frame(window_update, 0, 1, number(50'005)));
     EXPECT_EQ(taken, 2);
-    EXPECT_EQ(memory.server.held.used(), 0u);
+    EXPECT_EQ(memory.server.totals->held_bytes.value(), 0u);
     EXPECT_EQ(memory.answers[1].data, message(std::string(10, 'a')) + message(std::string(100'000, 'b')));
     log.call->finish(Code::ok, "");
     memory.pump();
@@ -209,8 +209,8 @@ TEST(GrpcCall, IsCancelledByReset) {
     log.call->read();
     memory.send(frame(rst_stream, 0, 1, number(8)));
     EXPECT_EQ(log.events, (Events{"cancel", "destroyed"}));
-    EXPECT_EQ(memory.server.calls, 0u);
-    EXPECT_EQ(memory.server.held.used(), 0u);
+    EXPECT_EQ(memory.server.totals->calls.value(), 0u);
+    EXPECT_EQ(memory.server.totals->held_bytes.value(), 0u);
 }
 
 TEST(GrpcCall, IsCancelledWithItsConnection) {
@@ -221,7 +221,7 @@ TEST(GrpcCall, IsCancelledWithItsConnection) {
     memory.session.close();
     memory.connection.ended.clear();
     EXPECT_EQ(log.events, (Events{"cancel", "destroyed"}));
-    EXPECT_EQ(memory.server.calls, 0u);
+    EXPECT_EQ(memory.server.totals->calls.value(), 0u);
 }
 
 TEST(GrpcCall, EndsAtItsDeadline) {
@@ -236,7 +236,7 @@ TEST(GrpcCall, EndsAtItsDeadline) {
     EXPECT_EQ(memory.answers[3].status(), "4") << "the message that waited is taken back";
     EXPECT_EQ(memory.answers[3].reset, 0u);
     EXPECT_EQ(log.events, (Events{"cancel", "cancel", "destroyed", "destroyed"}));
-    EXPECT_EQ(memory.server.held.used(), 0u);
+    EXPECT_EQ(memory.server.totals->held_bytes.value(), 0u);
 }
 
 TEST(GrpcCall, IsResetAtItsDeadlineInsideAMessage) {
@@ -250,7 +250,7 @@ TEST(GrpcCall, IsResetAtItsDeadlineInsideAMessage) {
         memory.run(60ms);
         EXPECT_EQ(memory.answers[1].data.size(), 500u);
         EXPECT_EQ(memory.answers[1].reset, 8u);
-        EXPECT_EQ(memory.server.held.used(), 0u);
+        EXPECT_EQ(memory.server.totals->held_bytes.value(), 0u);
     }
 }
 

@@ -62,18 +62,18 @@ TEST(TokenBucket, GivesABurstAndThenItsRate) {
 }
 
 TEST(ByteBudget, IsPartOfALargerOne) {
-    ByteBudget whole(100);
-    ByteBudget one(80, &whole), other(80, &whole);
+    SharedCount whole;
+    ByteBudget one(80, whole, 100), other(80, whole, 100);
     EXPECT_TRUE(one.reserve(80));
     EXPECT_FALSE(one.reserve(1));
     EXPECT_FALSE(other.reserve(21)) << "the whole has no more";
     EXPECT_TRUE(other.reserve(20));
     other.add(50);
-    EXPECT_EQ(whole.used(), 150u);
+    EXPECT_EQ(whole.value(), 150u);
     EXPECT_FALSE(other.reserve(0 + 1));
     other.release(70);
     one.release(80);
-    EXPECT_EQ(whole.used(), 0u);
+    EXPECT_EQ(whole.value(), 0u);
     EXPECT_FALSE(one.reserve(static_cast<std::size_t>(-1)));
 }
 

@@ -133,7 +133,7 @@ TEST(Http2Session, ResetsAnAnswerThatNobodyTakes) {
     EXPECT_FALSE(memory.answers[1].reset);
     memory.pass(2s);
     EXPECT_EQ(memory.answers[1].reset, 8u);
-    EXPECT_EQ(memory.server.held.used(), 0u);
+    EXPECT_EQ(memory.server.totals->held_bytes.value(), 0u);
 }
 
 TEST(Http2Session, EndsFloods) {

@@ -81,7 +81,7 @@ struct Answer {
 class Memory {
 public:
     explicit Memory(Router router, ServerLimits limits = {})
-        : server(loop, limits, std::move(router)),
+        : server(loop, limits, std::move(router), std::make_shared<ServerTotals>()),
           connection(server, "unix:"),
           now(loop.now()),
           session(

@@ -42,19 +42,18 @@ protected:
 
     AgentConfig config = [] {
         AgentConfig made;
+        made.max_workers = 3;
+        made.max_registrations = 4;
         made.max_watchers = 2;
         return made;
     }();
-    Registry registry{3, 4};
-    Admission admission{10, 10};
-    EventLog events{config.max_watchers};
-    std::optional<Workers> workers;
+    std::optional<SharedState> state;
     std::optional<ManagementService> service;
     Calls calls{[this](ServerCall& call) { return service->route(call); }};
 
     void SetUp() override {
-        workers.emplace(calls.memory.loop, config, registry, admission, events, Log());
-        service.emplace(calls.memory.loop, config, registry, admission, *workers, events);
+        state.emplace(calls.memory.loop, config, [](const WorkerEndpointPtr&, ClientEnd) {}, Log());
+        service.emplace(calls.memory.loop, config, *state);
     }
 };
 
@@ -62,7 +61,7 @@ TEST_F(ManagementServiceTest, TakesARegistrationOfTheFirstFourFields) {
     auto minimal = request("w", "m");
     minimal.model_version = "2";
     EXPECT_EQ(add(minimal).reply(), write_message(messages::RegisterModelResponse{true, "registered"}));
-    const auto made = registry.named("m").at(0);
+    const auto made = state->registry.named("m").at(0);
     EXPECT_EQ(made->capability.encoded(), "model=2,type=m");
     EXPECT_FALSE(made->annotate);
     EXPECT_FALSE(made->stream);
@@ -81,7 +80,7 @@ TEST_F(ManagementServiceTest, KeepsEachFieldOfARegistration) {
     full.outputs = {{"b", "BYTES", {1}}};
     full.platform = "onnx";
     EXPECT_EQ(add(full).code, "0");
-    const auto made = registry.named("m").at(0);
+    const auto made = state->registry.named("m").at(0);
     EXPECT_EQ(made->capability.encoded(), "type=chat");
     EXPECT_TRUE(made->annotate);
     EXPECT_TRUE(made->stream);
@@ -120,7 +119,7 @@ TEST_F(ManagementServiceTest, RefusesRegistrationsByTheirFieldAndChangesNothing)
          }},
     };
     ASSERT_EQ(add(request("w", "m")).code, "0");
-    const auto before = registry.all();
+    const auto before = state->registry.all();
     for (const auto& [named, spoil] : faults) {
         auto spoilt = request("w", "m");
         spoil(spoilt);
@@ -128,7 +127,7 @@ TEST_F(ManagementServiceTest, RefusesRegistrationsByTheirFieldAndChangesNothing)
         EXPECT_EQ(refused.code, "3") << named;
         EXPECT_TRUE(refused.says(named)) << named << " not in " << refused.message;
     }
-    EXPECT_EQ(registry.all(), before);
+    EXPECT_EQ(state->registry.all(), before);
     auto at_limit = request("w", "m");
     const std::string name = long_text.substr(2);
     const std::string address = long_path.substr(0, long_path.size() - 1);
@@ -140,7 +139,7 @@ TEST_F(ManagementServiceTest, RefusesRegistrationsByTheirFieldAndChangesNothing)
 TEST_F(ManagementServiceTest, AnswersOtherRefusalsByTheirStatus) {
     for (const char* worker : {"a", "b", "c"}) ASSERT_EQ(add(request(worker, "m")).code, "0");
     EXPECT_EQ(add(request("d", "m")).code, "8");
-    workers->ended("c", "crashed");
+    state->workers.ended("c", "crashed");
     EXPECT_EQ(add(request("c", "m")).code, "9");
     EXPECT_EQ(calls.call(path("RegisterModel"), "\x0a\x05").code, "2") << "malformed, as grpc.aio has it";
     EXPECT_EQ(calls.call(path("ListWorkers"), "\x0a\x05").code, "2");
@@ -195,14 +194,14 @@ TEST_F(ManagementServiceTest, ListsWorkers) {
 
 TEST_F(ManagementServiceTest, DemandsTheToken) {
     config.management_token = "secret";
-    service.emplace(calls.memory.loop, config, registry, admission, *workers, events);
+    service.emplace(calls.memory.loop, config, *state);
     const std::string message = write_message(request("w", "m"));
     for (const std::string_view given : {"", "secret", "Bearer secre", "Bearer secret2", "bearer secret", "Bearer"}) {
         const std::string header = given.empty() ? "" : wire::literal("authorization", given);
         EXPECT_EQ(calls.call(path("RegisterModel"), message, header).code, "16") << given;
         EXPECT_EQ(calls.call(path("WatchEvents"), "", header).code, "16") << given;
     }
-    EXPECT_EQ(registry.size(), 0u);
+    EXPECT_EQ(state->registry.size(), 0u);
     EXPECT_EQ(calls.call(path("RegisterModel"), message, wire::literal("authorization", "Bearer secret")).code, "0");
 }
 
@@ -229,9 +228,9 @@ TEST_F(ManagementServiceTest, TellsEventsFromTheInitialMetadataOn) {
     EXPECT_TRUE(calls.outcome(watching).began);
     EXPECT_EQ(told(calls.outcome(watching)), Lines());
     add(request("b", "m"));
-    workers->drop("a", "why");
+    state->workers.drop("a", "why");
     EXPECT_EQ(told(calls.outcome(watching)), (Lines{"2 1 b m", "3 3 awhy", "4 2 a m"}));
-    events.close();
+    state->events.close();
     EXPECT_EQ(calls.outcome(watching).code, "0");
     EXPECT_EQ(calls.outcome(watch()).code, "0") << "there will be nothing more";
 }
@@ -264,7 +263,7 @@ TEST_F(ManagementServiceTest, EndsTheCallOfAWatcherThatIsTooSlow) {
             Event event;
             event.type = EventType::server_ready;
             event.time_unix_ms = 1'700'000'000'000;
-            events.publish(event);
+            state->events.publish(event);
         }
     };
     publish(1);

@@ -53,12 +53,17 @@ protected:
                                messages::RepositoryModelLoadRequest{field1, field2, {}});
     }
 
-    Registry registry{10, 10};
-    Statistics statistics{10};
-    std::unique_ptr<ModelInfo> info = std::make_unique<ModelInfo>(registry, statistics, "1.2.3");
+    EventLoop loop;  // of the workers, of which there are none
+    AgentConfig config;
+    SharedState state{loop, config, {}, {}};
+    Registry& registry = state.registry;
+    Statistics& statistics = state.statistics;
     bool is_ready = false;
     std::function<bool()> ready = [this] { return is_ready; };
+    std::unique_ptr<ModelInfo> info;
     Calls calls{[this](ServerCall& call) { return route_model_call(call, *info, ready); }};
+
+    void SetUp() override { info = std::make_unique<ModelInfo>(calls.memory.loop, state, "1.2.3"); }
     SlowLifecycle lifecycle;
 };
 

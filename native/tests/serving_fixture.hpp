@@ -16,13 +16,11 @@
 
 #include "anyserve/config.hpp"
 #include "anyserve/dispatcher.hpp"
-#include "anyserve/events.hpp"
 #include "anyserve/grpc_protocol.hpp"
-#include "anyserve/queues.hpp"
 #include "anyserve/registry.hpp"
 #include "anyserve/scan.hpp"
-#include "anyserve/statistics.hpp"
-#include "anyserve/workers.hpp"
+#include "anyserve/shared_state.hpp"
+#include "anyserve/worker_clients.hpp"
 #include "worker_client_peer.hpp"
 
 namespace anyserve::testing {
@@ -108,12 +106,19 @@ protected:
         small.max_stream_requests = 4;
         return small;
     }();
-    Registry registry{config.max_workers, config.max_registrations};
-    Admission admission{config.queue_size, config.default_max_concurrency};
-    EventLog events{1};
-    Statistics statistics{100};
-    Workers workers{driver.loop, config, registry, admission, events, {}};
-    Dispatcher dispatcher{driver.loop, registry, admission, workers, statistics};
+    SharedState state{driver.loop, config,
+                      [this](const WorkerEndpointPtr& endpoint, ClientEnd how) {
+                          driver.loop.run_soon([this, endpoint, how] { clients.end(endpoint, how); });
+                      },
+                      {}};
+    Registry& registry = state.registry;
+    Admission& admission = state.admission;
+    Statistics& statistics = state.statistics;
+    Workers& workers = state.workers;
+    WorkerClients clients{driver.loop, config, [this](const WorkerEndpointPtr& endpoint, const Failure& violation) {
+                              workers.violated(endpoint, violation);
+                          }};
+    Dispatcher dispatcher{driver.loop, state, clients};
 };
 
 /// A call as a service sees it; the test is its client. Its handler goes at the end of the turn in which it ends.

@@ -92,7 +92,7 @@ TEST_F(HealthTest, IsToldAsItIsInTheEndToWhoDoesNotRead) {
     services->set_serving(false);
     services->close();
     EXPECT_EQ(calls.outcome(watch).replies.size(), 0u);
-    EXPECT_EQ(calls.memory.server.held.used(), status(ServingStatus::serving).size());
+    EXPECT_EQ(calls.memory.server.totals->held_bytes.value(), status(ServingStatus::serving).size());
     calls.memory.send(wire::frame(wire::window_update, 0, watch, wire::number(1000)));
     const Outcome outcome = calls.outcome(watch);
     EXPECT_EQ(outcome.replies, std::vector{status(ServingStatus::not_serving)});

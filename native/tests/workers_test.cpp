@@ -14,6 +14,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using Lines = std::vector<std::string>;
+using Ends = std::vector<std::pair<std::string, ClientEnd>>;
 
 RegistrationPtr registration(std::string worker, std::string model, std::string path = "/s", std::string version = "") {
     auto made = std::make_shared<Registration>();
@@ -48,7 +49,7 @@ protected:
             lines.push_back(line);
         }
     }
-    bool known(std::string_view worker_id) { return workers.client(worker_id) != nullptr; }
+    bool known(std::string_view worker_id) { return workers.endpoint(worker_id) != nullptr; }
     /// Lets the loop's time pass.
     void pass(std::chrono::milliseconds time) {
         const auto until = driver.loop.now() + time;
@@ -56,13 +57,19 @@ protected:
     }
 
     testing::Driver driver;
-    testing::TemporaryDirectory directory;
     AgentConfig config;
     Registry registry{3, 5};
     Admission admission{10, 10};
     EventLog events{4};
     Lines logged;
-    Workers workers{driver.loop, config, registry, admission, events, [this](const LogRecord& record) {
+    std::vector<std::pair<std::string, ClientEnd>> ended;
+    Workers workers{driver.loop,
+                    config,
+                    registry,
+                    admission,
+                    events,
+                    [this](const WorkerEndpointPtr& endpoint, ClientEnd how) { ended.emplace_back(endpoint->path, how); },
+                    [this](const LogRecord& record) {
                         logged.push_back(std::string(record.message) + " " + record.fields.at(0).second);
                     }};
     std::unique_ptr<Watcher> watcher;
@@ -77,7 +84,7 @@ TEST_F(WorkersTest, ComeAndAreListedInOrder) {
     EXPECT_FALSE(workers.all()[0]->last_heartbeat);
     EXPECT_EQ(told(), (Lines{"+model b m", "+model a m", "+model b n"}));
     EXPECT_EQ(logged, (Lines{"registered b", "registered a", "registered b"}));
-    EXPECT_EQ(workers.client("nobody"), nullptr);
+    EXPECT_EQ(workers.endpoint("nobody"), nullptr);
 }
 
 TEST_F(WorkersTest, ChangeNothingWhenTheRegistryIsFull) {
@@ -91,12 +98,14 @@ TEST_F(WorkersTest, ChangeNothingWhenTheRegistryIsFull) {
 
 TEST_F(WorkersTest, GetNewConnectionsWhenTheyMove) {
     add(registration("a", "m", "/one"));
-    const auto before = workers.client("a");
+    const auto before = workers.endpoint("a");
     add(registration("a", "n", "/one"));
-    EXPECT_EQ(workers.client("a"), before);
+    EXPECT_EQ(workers.endpoint("a"), before);
+    EXPECT_EQ(ended.size(), 0u);
     add(registration("a", "m", "/two"));
-    EXPECT_NE(workers.client("a"), before);
-    EXPECT_EQ(workers.client("a")->path(), "/two");
+    EXPECT_NE(workers.endpoint("a"), before);
+    EXPECT_EQ(workers.endpoint("a")->path, "/two");
+    EXPECT_EQ(ended, (Ends{{"/one", ClientEnd::retire}}));
     EXPECT_EQ(workers.all().size(), 1u);
 }
 
@@ -124,6 +133,7 @@ TEST_F(WorkersTest, TakeTheirLeave) {
     EXPECT_TRUE(workers.unregister_worker("a"));
     EXPECT_FALSE(workers.unregister_worker("a"));
     EXPECT_EQ(told(), (Lines{"-model a m", "-model a n", "left a"}));
+    EXPECT_EQ(ended, (Ends{{"/s", ClientEnd::retire}}));
     EXPECT_EQ(registry.size(), 0u);
 }
 
@@ -133,6 +143,7 @@ TEST_F(WorkersTest, AreDroppedWithTheReasonFirst) {
     workers.drop("a", "why");
     workers.drop("a", "again");
     EXPECT_EQ(told(), (Lines{"lost a: why", "-model a m"}));
+    EXPECT_EQ(ended, (Ends{{"/s", ClientEnd::close}}));
     EXPECT_FALSE(known("a"));
     EXPECT_TRUE(add(registration("a", "m"))) << "it may come back";
 }
@@ -143,6 +154,7 @@ TEST_F(WorkersTest, CannotRegisterWhenTheirProcessHasEnded) {
     EXPECT_FALSE(known("a"));
     EXPECT_NE(std::get<WorkerEnded>(workers.add(registration("a", "m"))).message.find("'a'"), std::string::npos);
     EXPECT_EQ(told(), (Lines{"+model a m", "lost a: exit status 1", "-model a m"}));
+    EXPECT_EQ(ended, (Ends{{"/s", ClientEnd::read_out}})) << "replies that it had sent still count";
     for (std::size_t i = 0; i < kEndedRemembered; ++i) workers.ended("e" + std::to_string(i), "");
     EXPECT_TRUE(add(registration("a", "m"))) << "so many are remembered";
     EXPECT_FALSE(add(registration("e0", "m")));
@@ -180,31 +192,21 @@ TEST_F(WorkersTest, AreDroppedWhenTheyRefuseConnectionsAndNeverSentAHeartbeat) {
 }
 
 TEST_F(WorkersTest, AreDroppedAfterThreeViolationsInARow) {
-    testing::ListeningWorker listening(directory / "w");
-    add(registration("a", "m", listening.path()));
+    add(registration("a", "m"));
     told();
-    const auto violate = [&] {
-        testing::Recorder recorder(driver.loop);
-        const auto exchange = workers.client("a")->start({"request"}, recorder);
-        const testing::Script script([&] {
-            testing::Peer peer = listening.accept();
-            peer.send(std::string("\xff\xff\xff\xff", 4));  // a frame that is too long
-            peer.wait_for_end();
-        });
-        EXPECT_TRUE(driver.until([&] { return recorder.failed_with(FailureKind::violation); }));
-    };
+    const WorkerEndpointPtr endpoint = workers.endpoint("a");
+    const auto violate = [&] { workers.violated(endpoint, {FailureKind::violation, "a frame is too long"}); };
     violate();
     violate();
-    workers.succeeded("a");
+    endpoint->violations = 0;  // an exchange went by the rules
     violate();
     violate();
-    EXPECT_EQ(workers.all().at(0)->violations, 2);
     EXPECT_EQ(told(), Lines());
     violate();
-    const Lines events_told = told();
-    ASSERT_EQ(events_told.size(), 2u);
-    EXPECT_TRUE(events_told[0].starts_with("lost a: broke the protocol 3 times in a row: ")) << events_told[0];
+    EXPECT_EQ(told(), (Lines{"lost a: broke the protocol 3 times in a row: a frame is too long", "-model a m"}));
     EXPECT_FALSE(known("a"));
+    violate();
+    EXPECT_EQ(told(), Lines()) << "it has gone";
 }
 
 TEST_F(WorkersTest, AreReadyOnceEachThatWasLaunchedHasSentAHeartbeat) {

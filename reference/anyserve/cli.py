@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from anyserve import logs
-from anyserve.agent.config import AgentConfig, UnknownLimit
+from anyserve.agent.config import MAX_IO_THREADS, AgentConfig, UnknownLimit
 from anyserve.cli_client import infer, workers
 from anyserve.control.agents import IMPLEMENTATIONS, available_implementations
 from anyserve.sockets import SocketDirectoryError, default_socket_dir
@@ -148,6 +148,12 @@ def main() -> None:
     callback=_pairs,
     help="A limit of the client side's HTTP/2, e.g. max-streams=1000 or idle-timeout=600; may be given again. "
     "docs/spec/serving.md lists them.",
+)
+@click.option(
+    "--io-threads",
+    default=DEFAULTS.io_threads,
+    type=click.IntRange(1, MAX_IO_THREADS),
+    help="Threads of the native agent that serve clients and talk to workers; more only where there are cores to spare.",
 )
 @click.option(
     "--max-concurrent-rpcs", default=DEFAULTS.max_concurrent_rpcs, type=click.IntRange(1), help="Client calls at once."

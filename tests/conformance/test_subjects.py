@@ -19,9 +19,12 @@ REFERENCE = HERE / "reference_known_failing.txt"
 START = 30.0
 
 
+PROFILES = ["kserve-core", "agent-serving", "agent-management", "agent-streaming"]
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("implementation", sorted(available_implementations()))
-@pytest.mark.parametrize("profile", ["kserve-core", "agent-serving", "agent-management", "agent-streaming"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_agent(profile: str, implementation: str, tmp_path: Path) -> None:
     known = [GRPCIO, REFERENCE] if (profile, implementation) == ("kserve-core", "reference") else []
     conforms(
@@ -30,6 +33,14 @@ def test_agent(profile: str, implementation: str, tmp_path: Path) -> None:
         directory=tmp_path,
         known_failing=known,
     )
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif("native" not in available_implementations(), reason="the native agent is not in this installation")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_native_agent_with_several_threads(profile: str, tmp_path: Path) -> None:
+    launch = f"{agent_command('native')} --io-threads 3"
+    conforms(f"native-3-threads-{profile}", "--launch", launch, "--profile", profile, directory=tmp_path)
 
 
 @pytest.mark.timeout(600)

@@ -1,6 +1,8 @@
 // The agent: owns the parts, starts and stops them. Mirrors reference/anyserve/agent/agent.py.
 //
-// All of it lives on one loop's thread. Who calls from another thread does so by `EventLoop::post`.
+// One thread's loop serves workers and operators, and it is the one to call from: others do so by `EventLoop::post`.
+// Each I/O thread has a loop that serves its clients and talks to workers; the first of them is that same one. What the
+// threads share is in `SharedState`.
 #pragma once
 
 #include <chrono>
@@ -48,9 +50,11 @@ struct StartError {
 class Agent {
 public:
     /// Args:
+    ///   loops: of the I/O threads, at least one. They must outlive the agent, and all but the first are to have stopped
+    ///     when it is destroyed.
     ///   instance_secret: told to the workers that this instance starts: their calls are let in while it drains.
     ///   server_version: what ServerMetadata tells.
-    Agent(EventLoop& loop, AgentConfig config, std::string instance_secret, std::string server_version, Log log);
+    Agent(std::span<EventLoop* const> loops, AgentConfig config, std::string instance_secret, std::string server_version, Log log);
     ~Agent();
     Agent(const Agent&) = delete;
     Agent& operator=(const Agent&) = delete;
@@ -69,9 +73,10 @@ public:
     void expect_no_more(std::span<const std::string> worker_ids);
     void keep_worker(std::string_view place, std::optional<std::string_view> worker_id);
     void worker_ended(std::string_view worker_id, std::string_view reason);
-    void set_lifecycle(Lifecycle* lifecycle) noexcept;
-    /// The events from now on, or why not.
-    [[nodiscard]] std::variant<std::unique_ptr<Watcher>, TooManyWatchers> watch(std::function<void()> wake);
+    /// Not owned.
+    void set_lifecycle(Lifecycle* lifecycle);
+    /// Tells the events from now on; nothing if there are too many watchers already, or from a second call on.
+    void watch(std::function<void(EventPtr)> told);
     [[nodiscard]] Snapshot snapshot() const;
 
     /// Drains (`lifecycle.drain`): no new calls, those under way have `grace`. Calls `drained` when the client side has

@@ -1,7 +1,7 @@
-// An agent on a thread of its own, for programs that live on another one: a Python process, above all.
+// An agent on threads of its own, for programs that live on another one: a Python process, above all.
 //
 // Once it has started, every function may be called from any thread. What the agent has to tell comes by a queue
-// (`NoticeQueue`), so its thread never waits for its owner. Knows nothing of Python.
+// (`NoticeQueue`), so its threads never wait for their owner. Knows nothing of Python.
 #pragma once
 
 #include <sys/types.h>
@@ -29,7 +29,7 @@ class AgentThread {
 public:
     /// See `Agent`. Throws std::system_error when the system has no descriptors left.
     AgentThread(AgentConfig config, std::string instance_secret, std::string server_version);
-    /// Closes everything at once and waits for the thread. In a process that was forked off it only lets go.
+    /// Closes everything at once and waits for the threads. In a process that was forked off it only lets go.
     ~AgentThread();
     AgentThread(const AgentThread&) = delete;
     AgentThread& operator=(const AgentThread&) = delete;
@@ -38,7 +38,7 @@ public:
         std::uint16_t port;
         std::uint16_t management_port;
     };
-    /// Starts the thread and returns when both ports listen, or with the reason why not. Once.
+    /// Starts the threads and returns when both ports listen, or with the reason why not. Once.
     [[nodiscard]] std::variant<Ports, StartError> start();
 
     [[nodiscard]] NoticeQueue& notices() noexcept { return notices_; }
@@ -69,15 +69,13 @@ private:
     class AskedLifecycle;
 
     void post(std::function<void(Agent&)> task);
-    void take_events();
 
     const pid_t process_;
     NoticeQueue notices_;
-    EventLoop loop_;
+    std::vector<std::unique_ptr<EventLoop>> loops_;
     std::unique_ptr<AskedLifecycle> lifecycle_;
-    std::unique_ptr<Agent> agent_;  // used on the thread alone while it runs
-    std::unique_ptr<Watcher> watcher_;
-    std::thread thread_;
+    std::unique_ptr<Agent> agent_;  // used on the first thread alone while that runs
+    std::vector<std::thread> threads_;  // one for each loop, once they run
 };
 
 }  // namespace anyserve

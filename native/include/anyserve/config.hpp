@@ -22,7 +22,8 @@ struct AgentConfig {
     std::uint16_t management_port = 9000;         ///< workers and operators; 0 takes a free port
     std::optional<std::string> management_token;  ///< management calls need `authorization: Bearer <token>`
 
-    ServerLimits http2;  ///< of the client side; what has an option of its own below is taken from there
+    std::size_t io_threads = 1;  ///< that serve clients and talk to workers
+    ServerLimits http2;          ///< of the client side; what has an option of its own below is taken from there
 
     std::size_t max_message_bytes = std::size_t{64} << 20;  ///< the greatest request or reply, on both sides
     std::size_t max_concurrent_rpcs = 10'000;               ///< client calls under way at once, over all connections

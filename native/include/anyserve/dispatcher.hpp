@@ -4,7 +4,9 @@
 // spec `serving.infer.*`, `frame.retry.*`, `stream.*`. Mirrors reference/anyserve/agent/dispatcher.py.
 #pragma once
 
+#include <deque>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <variant>
@@ -15,9 +17,9 @@
 #include "anyserve/queues.hpp"
 #include "anyserve/registry.hpp"
 #include "anyserve/request.hpp"
-#include "anyserve/statistics.hpp"
+#include "anyserve/shared_state.hpp"
 #include "anyserve/worker_client.hpp"
-#include "anyserve/workers.hpp"
+#include "anyserve/worker_clients.hpp"
 
 namespace anyserve {
 
@@ -64,7 +66,12 @@ public:
 private:
     friend class Dispatcher;
 
-    // Ticket.
+    /// A ticket's turn has come: with a place, or with nothing left to wait for.
+    struct Turn {
+        std::optional<Slot> slot;
+    };
+
+    // Ticket, under the lock and on any thread.
     [[nodiscard]] RoutePtr resolve() override;
     void granted(std::optional<Slot> slot) noexcept override;
     // ReplySink.
@@ -73,6 +80,7 @@ private:
 
     [[nodiscard]] std::optional<InferenceError> start(bool stream);
     [[nodiscard]] std::optional<InferenceError> acquire();
+    void take_turn(Turn turn);
     [[nodiscard]] bool begin(Slot slot);
     void try_elsewhere(const Failure& failure);
     void on_only_reply(std::string frame);
@@ -87,11 +95,14 @@ private:
 
     Dispatcher& dispatcher_;
     Outcome& outcome_;
+    std::optional<Turn> turn_;  // while it is among the dispatcher's turns; under the lock
     std::optional<Slot> slot_;  // while an exchange is under way
+    WorkerEndpointPtr endpoint_;
     std::string annotations_;   // behind the request's payload in the frame
     std::unique_ptr<Exchange> exchange_;
     EventLoop::Clock::time_point arrived_{};
     EventLoop::Clock::time_point started_{};
+    bool waits_ = false;         // for its turn
     bool stream_ = false;        // the client takes any number of replies
     bool asks_final_ = false;    // and a mark on the last
     bool marked_final_ = false;  // which the worker has set
@@ -99,10 +110,10 @@ private:
     bool tried_ = false;         // a match, in vain
 };
 
-/// Carries requests to workers.
+/// Carries the requests of one thread to workers. On the loop's thread.
 class Dispatcher {
 public:
-    Dispatcher(EventLoop& loop, Registry& registry, Admission& admission, Workers& workers, Statistics& statistics);
+    Dispatcher(EventLoop& loop, SharedState& state, WorkerClients& clients);
 
     /// One exchange with one reply. An error that is known at once (nobody serves it, the queue is full) is returned,
     /// and the outcome hears nothing: the fast path needs no turn of the loop.
@@ -113,12 +124,15 @@ public:
 private:
     friend class Inference;
 
+    void give_back(Slot slot);
+    void take_turns();
+
     EventLoop& loop_;
-    Registry& registry_;
-    Admission& admission_;
-    Workers& workers_;
-    Statistics& statistics_;
+    SharedState& state_;
+    WorkerClients& clients_;
     NoMatch no_match_;
+    std::deque<Inference*> turns_;  // whose turn has come, told by whichever thread made room; under the lock
+    bool taking_turns_ = false;
 };
 
 }  // namespace anyserve

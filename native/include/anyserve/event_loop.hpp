@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -55,6 +56,10 @@ public:
     /// Runs a task in one of the next turns, in the order of the calls. Any thread.
     void post(std::function<void()> task);
 
+    /// Runs a task after what is on the stack now: at the end of this turn if called on the loop's thread (`defer`),
+    /// else in one of the next turns (`post`). Any thread.
+    void run_soon(std::function<void()> task);
+
     /// Watches a descriptor, by level unless EPOLLET is among the events. False: the kernel will not (too many
     /// watches, no memory, a plain file, watched already), and the handler is not called.
     bool add(int fd, std::uint32_t events, Handler& handler, Order order = Order::then);
@@ -98,6 +103,7 @@ private:
     std::vector<std::function<void()>> deferred_;
     Clock::time_point now_;
     std::atomic<bool> stop_{false};
+    std::atomic<std::thread::id> thread_;  // that runs it; none between runs
     std::mutex mutex_;  // guards posted_
     std::vector<std::function<void()>> posted_;
 };

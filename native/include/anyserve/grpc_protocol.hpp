@@ -83,14 +83,14 @@ private:
 
 /// What the calls of one server share.
 struct GrpcServerState {
-    GrpcServerState(EventLoop& event_loop, ServerLimits server_limits, Router call_router)
-        : loop(event_loop), limits(server_limits), router(std::move(call_router)), held(limits.max_held_bytes) {}
+    GrpcServerState(EventLoop& event_loop, ServerLimits server_limits, Router call_router,
+                    std::shared_ptr<ServerTotals> server_totals)
+        : loop(event_loop), limits(server_limits), router(std::move(call_router)), totals(std::move(server_totals)) {}
 
     EventLoop& loop;
     const ServerLimits limits;
     const Router router;
-    ByteBudget held;
-    std::size_t calls = 0;  ///< under way
+    const std::shared_ptr<ServerTotals> totals;  ///< with the servers of other threads
 };
 
 /// What the calls of one connection share. Must outlive them.
@@ -98,7 +98,7 @@ struct GrpcConnectionState {
     GrpcConnectionState(GrpcServerState& server_state, std::string peer_name)
         : server(server_state),
           peer(std::move(peer_name)),
-          held(server.limits.max_connection_held_bytes, &server.held) {}
+          held(server.limits.max_connection_held_bytes, server.totals->held_bytes, server.limits.max_held_bytes) {}
 
     GrpcServerState& server;
     const std::string peer;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -81,36 +82,63 @@ private:
     Time last_;  // when it was refilled
 };
 
+/// A count that the servers of several threads share.
+class SharedCount {
+public:
+    /// Adds `amount` unless that makes it more than `limit`.
+    [[nodiscard]] bool add_within(std::size_t amount, std::size_t limit) noexcept {
+        const std::size_t before = count_.fetch_add(amount, std::memory_order_relaxed);
+        if (amount <= limit && before <= limit - amount) return true;
+        subtract(amount);
+        return false;
+    }
+    void add(std::size_t amount) noexcept { count_.fetch_add(amount, std::memory_order_relaxed); }
+    void subtract(std::size_t amount) noexcept { count_.fetch_sub(amount, std::memory_order_relaxed); }
+    [[nodiscard]] std::size_t value() const noexcept { return count_.load(std::memory_order_relaxed); }
+
+private:
+    std::atomic<std::size_t> count_{0};
+};
+
+/// What the servers of several threads count together for the limits that they share.
+struct ServerTotals {
+    SharedCount connections;  ///< open
+    SharedCount calls;        ///< under way
+    SharedCount held_bytes;   ///< of messages, see `ByteBudget`
+};
+
 /// Bytes that messages hold: a request from its five-byte prefix on, with its announced length, until its call is
-/// answered; a reply until it has gone to the socket. A budget may be part of a larger one.
+/// answered; a reply until it has gone to the socket. Those of one connection, which are part of those of the whole server.
 class ByteBudget {
 public:
-    explicit ByteBudget(std::size_t limit, ByteBudget* whole = nullptr) noexcept : limit_(limit), whole_(whole) {}
+    ByteBudget(std::size_t limit, SharedCount& whole, std::size_t whole_limit) noexcept
+        : limit_(limit), whole_(whole), whole_limit_(whole_limit) {}
     ByteBudget(const ByteBudget&) = delete;
     ByteBudget& operator=(const ByteBudget&) = delete;
 
     /// Takes `bytes` from this budget and from the whole, or from neither.
     [[nodiscard]] bool reserve(std::size_t bytes) noexcept {
         if (bytes > limit_ || used_ > limit_ - bytes) return false;
-        if (whole_ != nullptr && !whole_->reserve(bytes)) return false;
+        if (!whole_.add_within(bytes, whole_limit_)) return false;
         used_ += bytes;
         return true;
     }
     /// Counts what is there already, whether it fits or not.
     void add(std::size_t bytes) noexcept {
         used_ += bytes;
-        if (whole_ != nullptr) whole_->add(bytes);
+        whole_.add(bytes);
     }
     void release(std::size_t bytes) noexcept {
         used_ -= bytes;
-        if (whole_ != nullptr) whole_->release(bytes);
+        whole_.subtract(bytes);
     }
     std::size_t used() const noexcept { return used_; }
 
 private:
-    std::size_t limit_;
+    const std::size_t limit_;
     std::size_t used_ = 0;
-    ByteBudget* whole_;
+    SharedCount& whole_;
+    const std::size_t whole_limit_;
 };
 
 }  // namespace anyserve

@@ -19,18 +19,23 @@
 namespace anyserve {
 
 /// Serves gRPC on any number of listening sockets. All functions on the loop's thread.
+///
+/// Several servers, each on a thread of its own, serve as one: one of them listens and deals out the connections among
+/// all, and all of them keep the limits together.
 class Http2Server {
 public:
     /// What has been since the start, and is now.
     struct Counts {
         std::size_t connections = 0;    ///< open
-        std::size_t calls = 0;          ///< under way
-        std::size_t held_bytes = 0;     ///< of messages, see `ByteBudget`
+        std::size_t calls = 0;          ///< under way; with those of the other servers
+        std::size_t held_bytes = 0;     ///< of messages, see `ByteBudget`; the same
         std::uint64_t accepted = 0;     ///< connections in all
         std::uint64_t turned_away = 0;  ///< of them, beyond `max_connections`
     };
 
-    Http2Server(EventLoop& loop, const ServerLimits& limits, Router router);
+    /// `totals`: shared with the other servers; null: there are none.
+    Http2Server(EventLoop& loop, const ServerLimits& limits, Router router,
+                std::shared_ptr<ServerTotals> totals = nullptr);
     /// Closes everything at once. Not from inside a call.
     ~Http2Server();
     Http2Server(const Http2Server&) = delete;
@@ -39,6 +44,9 @@ public:
     /// Accepts connections from a listening socket (TCP or Unix), which the server owns from now on. With `tls` they
     /// are served by TLS alone.
     void serve(Fd listener, std::shared_ptr<const TlsContext> tls = nullptr);
+
+    /// From now on connections go to this server and to the others in turn. They must outlive this one's loop.
+    void deal_to(std::vector<Http2Server*> others);
 
     /// Stops listening, lets the calls under way end, and closes their connections: a first GOAWAY that only announces,
     /// `goaway_notice` later the one that ends, and after `grace` what is left is cut. Then calls `drained`.
@@ -52,6 +60,7 @@ private:
     friend class Connection;
 
     void accepted(Fd socket, std::string peer, const std::shared_ptr<const TlsContext>& tls);
+    void take(Fd socket, std::string peer, const std::shared_ptr<const TlsContext>& tls);
     void wants_flush(Connection& connection);
     void flush();
     void sweep();
@@ -60,6 +69,8 @@ private:
     EventLoop& loop_;
     GrpcServerState state_;
     std::vector<std::unique_ptr<Listener>> listeners_;
+    std::vector<Http2Server*> dealt_to_{this};
+    std::size_t next_ = 0;  // of those
     std::vector<std::unique_ptr<Connection>> connections_;
     std::vector<Connection*> dirty_;  // to be pumped at the end of this turn
     std::string read_buffer_;         // of whichever connection is read

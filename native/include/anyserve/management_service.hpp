@@ -13,12 +13,10 @@
 
 #include "anyserve/code.hpp"
 #include "anyserve/config.hpp"
-#include "anyserve/events.hpp"
 #include "anyserve/grpc_protocol.hpp"
 #include "anyserve/messages.hpp"
-#include "anyserve/queues.hpp"
 #include "anyserve/registry.hpp"
-#include "anyserve/workers.hpp"
+#include "anyserve/shared_state.hpp"
 
 namespace anyserve {
 
@@ -32,8 +30,7 @@ inline constexpr std::size_t kManagementMessageBytes = std::size_t{1} << 20;
 /// The RPCs of `anyserve.WorkerManagement`.
 class ManagementService {
 public:
-    ManagementService(EventLoop& loop, const AgentConfig& config, Registry& registry, Admission& admission,
-                      Workers& workers, EventLog& events);
+    ManagementService(EventLoop& loop, const AgentConfig& config, SharedState& state);
 
     /// The handler of a call to one of the service's methods; null for every other path.
     [[nodiscard]] std::unique_ptr<CallHandler> route(ServerCall& call);
@@ -47,14 +44,11 @@ private:
     [[nodiscard]] Answer unregister_model(const messages::UnregisterModelRequest& request);
     [[nodiscard]] Answer heartbeat(const messages::HeartbeatRequest& request);
     [[nodiscard]] Answer unregister_worker(const messages::UnregisterWorkerRequest& request);
-    [[nodiscard]] Answer list_workers() const;
+    [[nodiscard]] Answer list_workers();
 
     EventLoop& loop_;
     const std::optional<std::string> authorization_;  // what calls must carry, if anything
-    Registry& registry_;
-    Admission& admission_;
-    Workers& workers_;
-    EventLog& events_;
+    SharedState& state_;
 };
 
 }  // namespace anyserve

@@ -13,15 +13,15 @@
 #include <variant>
 
 #include "anyserve/code.hpp"
-#include "anyserve/registry.hpp"
-#include "anyserve/statistics.hpp"
+#include "anyserve/event_loop.hpp"
+#include "anyserve/shared_state.hpp"
 
 namespace anyserve {
 
 /// A serialized message, or why there is none.
 using Answer = std::variant<std::string, InferenceError>;
 
-/// Starts and stops the workers of this instance by model name. Calls `done` once, on the loop's thread, also from
+/// Starts and stops the workers of this instance by model name. Any thread. Calls `done` once, on any thread, also from
 /// inside: true if they were started or stopped, false if none of ours serves the model, or what hindered it.
 class Lifecycle {
 public:
@@ -31,11 +31,12 @@ public:
     virtual void unload(std::string model_name, Done done) = 0;
 };
 
+/// On the loop's thread.
 class ModelInfo {
 public:
     /// Args:
     ///   server_version: what ServerMetadata tells.
-    ModelInfo(const Registry& registry, const Statistics& statistics, std::string server_version);
+    ModelInfo(EventLoop& loop, SharedState& state, std::string server_version);
 
     /// Null: nobody starts workers here. Not owned.
     Lifecycle* lifecycle = nullptr;
@@ -61,10 +62,11 @@ private:
     using OfOthers = std::optional<InferenceError> (*)(std::string_view name);
 
     [[nodiscard]] Served find(std::string_view name, std::string_view version) const;
+    void answer(const std::string& name, OfOthers of_others, std::variant<bool, InferenceError> ours, const Done& done);
     void ask(Function function, std::string name, OfOthers of_others, Done done);
 
-    const Registry& registry_;
-    const Statistics& statistics_;
+    EventLoop& loop_;
+    SharedState& state_;
     std::string server_version_;
     std::shared_ptr<const bool> alive_ = std::make_shared<const bool>(true);  // for answers of the lifecycle
 };

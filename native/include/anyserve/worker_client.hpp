@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -17,7 +18,9 @@
 #include <vector>
 
 #include "anyserve/event_loop.hpp"
+#include "anyserve/fd.hpp"
 #include "anyserve/worker_client_table.hpp"
+#include "anyserve/worker_endpoint.hpp"
 
 namespace anyserve {
 
@@ -96,10 +99,10 @@ struct WorkerClientOptions {
         1000};  ///< for room in the worker's backlog (`frame.connections.timeout`)
 };
 
-/// The connections to one worker.
+/// The connections of one thread to one worker.
 ///
 /// There are never more of them than exchanges that run at once, which the caller bounds; idle ones are reused, last
-/// used first. Exchanges under way keep their client alive: the owner may let go of it at any time, after `retire` or
+/// used first, also those of other threads (`ConnectionShare`). Exchanges under way keep their client alive: the owner may let go of it at any time, after `retire` or
 /// `close`.
 class WorkerClient : public std::enable_shared_from_this<WorkerClient> {
     struct Private {
@@ -110,12 +113,13 @@ public:
     using OnViolation = std::function<void(const Failure&)>;
 
     /// `path`: the worker's socket. `on_violation` is called each time the worker breaks the framing, also from inside
-    /// `Exchange::finish`; it may close the client.
+    /// `Exchange::finish`; it may close the client. `share`: with the clients of other threads; null: there are none.
     [[nodiscard]] static std::shared_ptr<WorkerClient> create(EventLoop& loop, std::string path,
                                                               const WorkerClientOptions& options,
-                                                              OnViolation on_violation);
+                                                              OnViolation on_violation,
+                                                              std::shared_ptr<ConnectionShare> share = nullptr);
     WorkerClient(Private, EventLoop& loop, std::string path, const WorkerClientOptions& options,
-                 OnViolation on_violation);
+                 OnViolation on_violation, std::shared_ptr<ConnectionShare> share);
     ~WorkerClient();
     WorkerClient(const WorkerClient&) = delete;
     WorkerClient& operator=(const WorkerClient&) = delete;
@@ -135,13 +139,15 @@ public:
     /// Closes the connections that carry no exchange now, and each of the others when its exchange has ended.
     void retire();
 
-    /// How many connections are open.
-    [[nodiscard]] std::size_t connections() const noexcept { return open_; }
-    [[nodiscard]] const std::string& path() const noexcept { return path_; }
+    /// How many connections are open, over all threads.
+    [[nodiscard]] std::size_t connections() const noexcept { return share_->open(); }
 
 private:
+    friend class ConnectionShare;
     friend class Exchange;
     friend class WorkerConnection;
+
+    using HandOver = ConnectionShare::HandOver;
 
     struct Attempt {
         WorkerConnection* connection = nullptr;
@@ -150,8 +156,11 @@ private:
     };
 
     Attempt connect();
-    WorkerConnection* take_idle() noexcept;
+    [[nodiscard]] bool reuse(Exchange& exchange);
     void idle(WorkerConnection& connection);
+    void give_up_idle(HandOver hand_over);
+    void taken_over(Fd socket);
+    WorkerConnection* keep(Fd socket);
     void closed(WorkerConnection& connection) noexcept;
     void discard(WorkerConnection& connection);
     void violated(const Failure& violation);
@@ -160,10 +169,16 @@ private:
     std::string path_;
     WorkerClientOptions options_;
     OnViolation on_violation_;
+    const std::shared_ptr<ConnectionShare> share_;
+    std::size_t member_ = 0;  // of the share
     std::vector<std::unique_ptr<WorkerConnection>> all_;
     std::vector<std::unique_ptr<WorkerConnection>> discarded_;  // until the end of the turn: they may be on the stack
     std::vector<WorkerConnection*> idle_;                       // last used last
-    std::size_t open_ = 0;
+    // Connections that other threads are handing over to this one, exchanges that wait for them, and threads that do:
+    // `share_` counts those that nobody waits for as idle here.
+    std::size_t coming_ = 0;
+    std::deque<Exchange*> waiting_;
+    std::deque<HandOver> owed_;
     bool retired_ = false;
     bool lost_ = false;
 };

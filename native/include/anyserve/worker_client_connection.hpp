@@ -48,6 +48,8 @@ public:
     void abort() noexcept;
     /// Closes at once because the worker is lost.
     void drop();
+    /// An idle connection's socket, which another thread carries on with.
+    [[nodiscard]] Fd give_up() noexcept;
     /// What the worker has sent is still read, and then an end.
     void read_out() noexcept;
 

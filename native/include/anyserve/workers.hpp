@@ -25,7 +25,8 @@
 #include "anyserve/log.hpp"
 #include "anyserve/queues.hpp"
 #include "anyserve/registry.hpp"
-#include "anyserve/worker_client.hpp"
+#include "anyserve/worker_clients.hpp"
+#include "anyserve/worker_endpoint.hpp"
 
 namespace anyserve {
 
@@ -42,18 +43,20 @@ struct WorkerEnded {
 /// One registered worker.
 struct KnownWorker {
     std::string worker_id;
-    std::shared_ptr<WorkerClient> client;
+    WorkerEndpointPtr endpoint;
     std::optional<EventLoop::Clock::time_point> last_heartbeat;  ///< nothing: it never sent one
-    int violations = 0;                                          ///< in a row
 };
 
-/// All workers of one agent; every change of the registry goes through here. On the loop's thread. Must outlive the
-/// exchanges of its clients: they tell it of violations.
+/// All workers of one agent; every change of the registry goes through here. A part of `SharedState`, under its lock.
 class Workers {
 public:
+    /// Has the connections to a worker ended, on all threads, soon: it is called under the lock.
+    using EndClients = std::function<void(const WorkerEndpointPtr& endpoint, ClientEnd how)>;
+
+    /// Args:
+    ///   loop: the one on which workers register.
     Workers(EventLoop& loop, const AgentConfig& config, Registry& registry, Admission& admission, EventLog& events,
-            Log log);
-    ~Workers();
+            EndClients end_clients, Log log);
     Workers(const Workers&) = delete;
     Workers& operator=(const Workers&) = delete;
 
@@ -62,7 +65,7 @@ public:
 
     /// Whether every worker that this instance launched has registered once (`serving.ready.workers`).
     [[nodiscard]] bool all_launched_registered() const noexcept { return launched_waiting_.empty(); }
-    /// Called each time when that has become true. It must not change the workers.
+    /// Called each time when that has become true, under the lock: it must not call the workers.
     std::function<void()> on_all_launched_registered;
 
     /// Makes readiness wait for the first heartbeat of these workers; and no longer.
@@ -74,8 +77,8 @@ public:
     /// Whether a kept worker that is not there would serve it (`lifecycle.crash.unavailable`).
     [[nodiscard]] bool expected_to_serve(const Target& target) { return absent_.serves(target); }
 
-    /// The connections to a worker; null if it has gone.
-    [[nodiscard]] std::shared_ptr<WorkerClient> client(std::string_view worker_id) const noexcept;
+    /// Where a worker listens; null if it has gone.
+    [[nodiscard]] WorkerEndpointPtr endpoint(std::string_view worker_id) const noexcept;
 
     struct Registered {};
     /// Adds or replaces a registration; after the other answers nothing has changed.
@@ -93,22 +96,19 @@ public:
     bool heartbeat(std::string_view worker_id);
     /// No connection could be made: a worker that refuses them and never sent a heartbeat is dropped.
     void unreachable(std::string_view worker_id, const Failure& failure);
-    /// An exchange went by the rules: violations are no longer in a row.
-    void succeeded(std::string_view worker_id) noexcept;
+    /// A worker broke the protocol: too often in a row, and it is dropped (`frame.violation.limit`). An exchange that
+    /// goes by the rules sets the endpoint's count to zero.
+    void violated(const WorkerEndpointPtr& endpoint, const Failure& violation);
     /// Drops the workers whose heartbeats have stopped.
     void sweep();
-    /// Closes the connections to all workers.
-    void close();
 
 private:
     [[nodiscard]] KnownWorker* find(std::string_view worker_id) const noexcept;
     void came(std::string_view worker_id);
-    void lose(std::string_view worker_id, std::string_view reason, void (WorkerClient::*end)());
-    void violated(const std::string& worker_id, const Failure& violation);
-    [[nodiscard]] std::shared_ptr<WorkerClient> new_client(const Registration& registration);
+    void lose(std::string_view worker_id, std::string_view reason, ClientEnd how);
     void removed(std::string_view worker_id, std::span<const RegistrationPtr> registrations);
     void changed(std::string_view worker_id);
-    void forget(std::string_view worker_id);
+    void forget(std::string_view worker_id, ClientEnd how);
     void publish(EventType type, std::string_view worker_id, RegistrationPtr registration, std::string_view message);
     void say(LogLevel level, std::string_view message,
              std::vector<std::pair<std::string_view, std::string>> fields) const;
@@ -118,7 +118,8 @@ private:
     Registry& registry_;
     Admission& admission_;
     EventLog& events_;
-    Log log_;
+    const EndClients end_clients_;
+    const Log log_;
     std::list<KnownWorker> known_;                                                // in the order in which they came
     std::map<std::string, std::list<KnownWorker>::iterator, std::less<>> by_id_;  // the same
     std::set<std::string, std::less<>> launched_waiting_;

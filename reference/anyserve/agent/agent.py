@@ -57,11 +57,13 @@ class Agent:
         config: its settings.
 
     Raises:
-        UnknownLimit: grpcio has no such limit.
+        UnknownLimit: grpcio has no such limit, or this agent no such setting.
     """
 
     def __init__(self, config: AgentConfig | None = None) -> None:
         self._config = config = config or AgentConfig()
+        if config.io_threads > 1:
+            raise UnknownLimit("--io-threads: the reference agent has one thread; use --impl native")
         self._http2_options = _http2_options(config.http2_limits)
         self.instance_secret = secrets.token_hex(16)
         """Told to the workers that this instance starts: their calls are let in while it drains."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["AgentConfig", "UnknownLimit"]
+__all__ = ["MAX_IO_THREADS", "AgentConfig", "UnknownLimit"]
+
+MAX_IO_THREADS = 64
 
 
 class UnknownLimit(ValueError):
-    """The agent has no limit of that name, or not of that size; the message names it."""
+    """The agent has no limit or setting of that name, or not of that size; the message names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,9 @@ class AgentConfig:
 
     http2_limits: tuple[tuple[str, float], ...] = ()
     """Limits of HTTP/2 on the client side by name, as docs/spec/serving.md lists them: bytes, counts, seconds."""
+
+    io_threads: int = 1
+    """Threads that serve clients and talk to workers, of the native agent; the reference agent has one."""
 
     max_message_bytes: int = 64 << 20
     """The greatest request or reply, on both sides."""
@@ -90,6 +95,8 @@ class AgentConfig:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 1 <= self.io_threads <= MAX_IO_THREADS:
+            raise ValueError(f"io_threads must be 1 to {MAX_IO_THREADS}, got {self.io_threads}")
         if self.queue_size < 0:
             raise ValueError(f"queue_size must not be negative, got {self.queue_size}")
         if self.max_message_bytes > (1 << 31) - 1:
