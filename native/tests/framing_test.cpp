@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "worker_client_vectors.hpp"
+#include "vectors.hpp"
 
 namespace anyserve {
 namespace {
@@ -56,11 +56,11 @@ void go_on(FrameReader& reader, const std::string& state, std::size_t needs) {
 }
 
 TEST(FrameReaderVectors, AllOfThemInEverySplit) {
-    for (const auto& vector : testing::vectors("frames.json")) {
+    for (const auto& vector : vectors::load("frames.json")) {
         SCOPED_TRACE(vector.at("name").get<std::string>());
-        const std::string bytes = testing::bytes_of(vector.at("bytes"));
+        const std::string bytes = vectors::bytes_of(vector.at("bytes"));
         std::vector<std::string> payloads;
-        for (const auto& payload : vector.at("payloads")) payloads.push_back(testing::bytes_of(payload));
+        for (const auto& payload : vector.at("payloads")) payloads.push_back(vectors::bytes_of(payload));
         const std::string state = vector.at("state");
         const auto limit = vector.at("limit").get<std::size_t>();
         const auto check = [&](const FrameReader& reader, const Read& read) {

@@ -1,14 +1,7 @@
-// Reads conformance/vectors/*.json for the tests of routing and queues; the format: conformance/vectors/README.md.
+// Registrations, queries and requests of the vectors, as values of the registry.
 #pragma once
 
-#include <gtest/gtest.h>
-
-#include <cstdint>
-#include <filesystem>
-#include <fstream>
 #include <memory>
-#include <nlohmann/json.hpp>
-#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -17,32 +10,9 @@
 #include <vector>
 
 #include "anyserve/registry.hpp"
+#include "vectors.hpp"
 
 namespace anyserve::vectors {
-
-using Json = nlohmann::ordered_json;  // registrations and queries come in the order in which they stand
-
-inline std::vector<Json> load(std::string_view file) {
-    const std::filesystem::path here = std::source_location::current().file_name();
-    const auto path = here.parent_path() / "../../conformance/vectors" / file;
-    std::ifstream in(path);
-    if (!in) throw std::runtime_error("cannot read " + path.string());
-    const Json content = Json::parse(in);
-    return content.at("vectors").get<std::vector<Json>>();
-}
-
-/// A text, a text many times, or several of them one behind the other.
-inline std::string as_text(const Json& json) {
-    if (json.is_string()) return json.get<std::string>();
-    std::string text;
-    if (json.is_array()) {
-        for (const Json& part : json) text += as_text(part);
-        return text;
-    }
-    const std::string repeated = json.at("repeat").get<std::string>();
-    for (int i = json.at("times").get<int>(); i > 0; --i) text += repeated;
-    return text;
-}
 
 inline std::vector<Capability::Item> as_items(const Json& json) {
     std::vector<Capability::Item> items;
