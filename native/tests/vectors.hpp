@@ -1,12 +1,7 @@
 // Reads conformance/vectors/*.json, whose format is in conformance/vectors/README.md.
 #pragma once
 
-#include <cstdint>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <source_location>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,37 +10,13 @@ namespace anyserve::vectors {
 
 using Json = nlohmann::ordered_json;  // registrations and queries come in the order in which they stand
 
-inline std::vector<Json> load(std::string_view file) {
-    const std::filesystem::path here = std::source_location::current().file_name();
-    const auto path = here.parent_path() / "../../conformance/vectors" / file;
-    std::ifstream in(path);
-    if (!in) throw std::runtime_error("cannot read " + path.string());
-    const Json content = Json::parse(in);
-    return content.at("vectors").get<std::vector<Json>>();
-}
+/// The vectors of a file, `routing.json`.
+std::vector<Json> load(std::string_view file);
 
 /// A text, a text many times, or several of them one behind the other.
-inline std::string as_text(const Json& json) {
-    if (json.is_string()) return json.get<std::string>();
-    std::string text;
-    if (json.is_array()) {
-        for (const Json& part : json) text += as_text(part);
-        return text;
-    }
-    const std::string once = as_text(json.at("repeat"));
-    for (auto left = json.at("times").get<std::size_t>(); left > 0; --left) text += once;
-    return text;
-}
+std::string as_text(const Json& json);
 
 /// Bytes, which stand as hexadecimal digits, with spaces where they help the eye.
-inline std::string bytes_of(const Json& json) {
-    std::string digits = as_text(json);
-    std::erase(digits, ' ');
-    std::string bytes;
-    for (std::size_t at = 0; at + 1 < digits.size(); at += 2) {
-        bytes += static_cast<char>(std::stoi(digits.substr(at, 2), nullptr, 16));
-    }
-    return bytes;
-}
+std::string bytes_of(const Json& json);
 
 }  // namespace anyserve::vectors
