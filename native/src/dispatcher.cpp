@@ -42,7 +42,7 @@ std::optional<InferenceError> Inference::acquire() {
         arrived_ = d.loop_.now();
         auto answer = d.admission_.submit(*this);
         if (auto* slot = std::get_if<Slot>(&answer)) {
-            if (begin(*std::move(slot))) return std::nullopt;
+            if (begin(std::move(*slot))) return std::nullopt;
         } else if (const auto* full = std::get_if<QueueFull>(&answer)) {
             d.statistics_.rejected(*full->best);
             return InferenceError{Code::resource_exhausted, request.target.text() + ": " + full->message};
