@@ -89,7 +89,7 @@ TEST(FrameReaderVectors, AllOfThemInEverySplit) {
         if (vector.contains("violation_at")) {
             EXPECT_EQ(one_by_one.taken, vector.at("violation_at").get<std::size_t>());
         }
-        for (const std::size_t behind : {1, 3, 4, 5, 64, 1 << 20}) {
+        for (const std::size_t behind : {1U, 3U, 4U, 5U, 64U, 1U << 20}) {
             FrameReader straight_reader(limit);
             Read straight;
             straight.read_straight(straight_reader, bytes, behind);

@@ -2,13 +2,12 @@
 
 #include <filesystem>
 #include <fstream>
-#include <source_location>
 #include <stdexcept>
 
 namespace anyserve::vectors {
 
 std::vector<Json> load(std::string_view file) {
-    const std::filesystem::path here = std::source_location::current().file_name();
+    const std::filesystem::path here = __FILE__;
     const auto path = here.parent_path() / "../../conformance/vectors" / file;
     std::ifstream in(path);
     if (!in) throw std::runtime_error("cannot read " + path.string());
