@@ -10,7 +10,7 @@ MANAGEMENT_PORT ?= 9000
 SETUP := PYTHON='$(PYTHON)' bash .ci/setup.sh
 TOX := .venv/bin/tox run
 
-.PHONY: help serve demo test unit conformance repeat lint format bench soak sanitize fuzz clean
+.PHONY: help serve demo test unit conformance repeat lint format tidy bench soak sanitize fuzz clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 9 | sed 's/^/  make /'
@@ -47,6 +47,10 @@ lint: ## check style and types
 format: ## rewrite the sources in the project's style
 	@$(SETUP) tox
 	$(TOX) -q -e format
+
+tidy: ## clang-tidy on the native agent, some minutes; ARGS='native/src/registry.cpp' for some of it
+	@$(SETUP) native tox
+	$(TOX) -e tidy -- $(ARGS)
 
 bench: ## measure both agents beside nghttpd, gRPC C++ and a bare relay; tables in build/benchmarks
 	@$(SETUP) native tox tools

@@ -21,6 +21,8 @@ template <class... Cases>
 struct Overloaded : Cases... {
     using Cases::operator()...;
 };
+template <class... Cases>
+Overloaded(Cases...) -> Overloaded<Cases...>;  // for clang before 17
 
 std::chrono::milliseconds milliseconds(double seconds) {
     // Beyond a hundred years times are of no use, and overflow clocks.

@@ -62,7 +62,7 @@ std::optional<InferenceError> Inference::acquire() {
         auto answer = d.state_.admission.submit(*this);
         if (auto* slot = std::get_if<Slot>(&answer)) {
             lock.unlock();
-            if (begin(*std::move(slot))) return std::nullopt;
+            if (begin(std::move(*slot))) return std::nullopt;
         } else if (const auto* full = std::get_if<QueueFull>(&answer)) {
             d.state_.statistics.rejected(*full->best);
             return InferenceError{Code::resource_exhausted, request.target.text() + ": " + full->message};

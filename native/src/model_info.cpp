@@ -49,6 +49,7 @@ std::set<std::pair<std::string_view, std::string_view>> listed(const std::vector
 
 std::vector<messages::TensorMetadata> tensors(const std::vector<TensorMetadata>& registered) {
     std::vector<messages::TensorMetadata> shown;
+    shown.reserve(registered.size());
     for (const TensorMetadata& tensor : registered) shown.push_back({tensor.name, tensor.datatype, tensor.shape});
     return shown;
 }
@@ -56,6 +57,7 @@ std::vector<messages::TensorMetadata> tensors(const std::vector<TensorMetadata>&
 template <class Tensor>
 std::vector<Tensor> configured(const std::vector<TensorMetadata>& registered) {
     std::vector<Tensor> shown;
+    shown.reserve(registered.size());
     for (const TensorMetadata& tensor : registered) {
         shown.push_back({tensor.name, data_type(tensor.datatype), tensor.shape});
     }

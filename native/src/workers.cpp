@@ -57,7 +57,7 @@ WorkerEndpointPtr Workers::endpoint(std::string_view worker_id) const noexcept {
     return known != nullptr ? known->endpoint : nullptr;
 }
 
-std::variant<Workers::Registered, RegistryFull, WorkerEnded> Workers::add(RegistrationPtr registration) {
+std::variant<Workers::Registered, RegistryFull, WorkerEnded> Workers::add(const RegistrationPtr& registration) {
     const std::string& worker_id = registration->worker_id;
     if (ended_.contains(worker_id)) {
         return WorkerEnded{"the process of worker " + in_quotes(worker_id) + " has ended"};

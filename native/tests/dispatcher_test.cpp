@@ -6,7 +6,7 @@
 #include <list>
 
 #include "serving_fixture.hpp"
-#include "worker_client_vectors.hpp"
+#include "vectors.hpp"
 
 namespace anyserve {
 namespace {
@@ -522,7 +522,7 @@ TEST_F(DispatcherTest, AUnaryWorkerInAStream) {
 /// The kind `exchange` of errors.json on real sockets, but for what needs another user or a full backlog.
 class ExchangeVectors : public DispatcherTest {
 protected:
-    using Json = nlohmann::json;
+    using Json = vectors::Json;
 
     static bool possible(const Json& attempt) {
         const std::string connect = attempt.value("connect", "");
@@ -538,7 +538,7 @@ protected:
             EXPECT_TRUE(peer.frame());
         }
         for (const Json& what : sees) {
-            if (what.is_object()) peer.send(testing::bytes_of(what.at("bytes")));
+            if (what.is_object()) peer.send(vectors::bytes_of(what.at("bytes")));
         }
         if (sees.empty() || sees.back().is_object()) return;
         if (sees.back() == "end" && !all) return peer.half_close();
@@ -620,7 +620,7 @@ void ExchangeVectors::run(const Json& vector) {
 
 TEST_F(ExchangeVectors, AllThatCanBeMade) {
     int count = 0;
-    for (const Json& vector : testing::vectors("errors.json")) {
+    for (const Json& vector : vectors::load("errors.json")) {
         if (vector.at("kind") != "exchange") continue;
         const Json& attempts = vector.at("attempts");
         if (!std::all_of(attempts.begin(), attempts.end(), possible)) continue;

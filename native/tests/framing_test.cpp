@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "worker_client_vectors.hpp"
+#include "vectors.hpp"
 
 namespace anyserve {
 namespace {
@@ -56,11 +56,11 @@ void go_on(FrameReader& reader, const std::string& state, std::size_t needs) {
 }
 
 TEST(FrameReaderVectors, AllOfThemInEverySplit) {
-    for (const auto& vector : testing::vectors("frames.json")) {
+    for (const auto& vector : vectors::load("frames.json")) {
         SCOPED_TRACE(vector.at("name").get<std::string>());
-        const std::string bytes = testing::bytes_of(vector.at("bytes"));
+        const std::string bytes = vectors::bytes_of(vector.at("bytes"));
         std::vector<std::string> payloads;
-        for (const auto& payload : vector.at("payloads")) payloads.push_back(testing::bytes_of(payload));
+        for (const auto& payload : vector.at("payloads")) payloads.push_back(vectors::bytes_of(payload));
         const std::string state = vector.at("state");
         const auto limit = vector.at("limit").get<std::size_t>();
         const auto check = [&](const FrameReader& reader, const Read& read) {
@@ -89,7 +89,7 @@ TEST(FrameReaderVectors, AllOfThemInEverySplit) {
         if (vector.contains("violation_at")) {
             EXPECT_EQ(one_by_one.taken, vector.at("violation_at").get<std::size_t>());
         }
-        for (const std::size_t behind : {1, 3, 4, 5, 64, 1 << 20}) {
+        for (const std::size_t behind : {1U, 3U, 4U, 5U, 64U, 1U << 20}) {
             FrameReader straight_reader(limit);
             Read straight;
             straight.read_straight(straight_reader, bytes, behind);

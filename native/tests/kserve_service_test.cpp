@@ -9,7 +9,7 @@
 #include "anyserve/stream_call.hpp"
 #include "http2_wire.hpp"
 #include "serving_fixture.hpp"
-#include "worker_client_vectors.hpp"
+#include "vectors.hpp"
 
 namespace anyserve {
 namespace {
@@ -118,12 +118,11 @@ TEST_F(KServeServiceTest, AMessageAloneIsNotYetARequest) {
 /// The kind `request` of errors.json.
 TEST_F(KServeServiceTest, StatusOfEachRequestOfTheVectors) {
     int count = 0;
-    for (const nlohmann::json& vector : testing::vectors("errors.json")) {
+    for (const vectors::Json& vector : vectors::load("errors.json")) {
         if (vector.at("kind") != "request") continue;
         SCOPED_TRACE(vector.at("name").get<std::string>());
         ++count;
-        KServeService fresh(
-            driver.loop, config, dispatcher, info, [] { return true; }, "secret");
+        KServeService fresh(driver.loop, config, dispatcher, info, [] { return true; }, "secret");
         std::vector<std::unique_ptr<ListeningWorker>> listening;
         for (const auto& each : vector.at("registrations")) {
             Registration registration;
@@ -140,7 +139,7 @@ TEST_F(KServeServiceTest, StatusOfEachRequestOfTheVectors) {
             add(registration);
         }
         Metadata metadata;
-        for (const auto& pair : vector.value("metadata", nlohmann::json::array()))
+        for (const auto& pair : vector.value("metadata", vectors::Json::array()))
             metadata.emplace_back(pair[0], pair[1]);
         if (vector.value("draining", false)) fresh.begin_drain();
         const bool ok = vector.at("status") == "OK";
@@ -155,7 +154,7 @@ TEST_F(KServeServiceTest, StatusOfEachRequestOfTheVectors) {
         const Script script(serve);
         FakeCall& call = calls.emplace_back(driver.loop, stream ? kStreamInfer : kInfer, metadata);
         call.begin([&](ServerCall& given) { return fresh.route(given); });
-        if (!call.status) call.message(testing::bytes_of(vector.at("bytes")));
+        if (!call.status) call.message(vectors::bytes_of(vector.at("bytes")));
         if (!call.status) call.half_close();
         to_end(call);
         EXPECT_EQ(code_name(call.status->code), vector.at("status").get<std::string>()) << call.status->message;
@@ -173,7 +172,7 @@ TEST_F(KServeServiceTest, StatusOfEachRequestOfTheVectors) {
 /// The kind `stream` of errors.json.
 TEST_F(KServeServiceTest, FailuresInAStreamOfTheVectors) {
     int count = 0;
-    for (const nlohmann::json& vector : testing::vectors("errors.json")) {
+    for (const vectors::Json& vector : vectors::load("errors.json")) {
         if (vector.at("kind") != "stream") continue;
         SCOPED_TRACE(vector.at("name").get<std::string>());
         ++count;
@@ -188,13 +187,13 @@ TEST_F(KServeServiceTest, FailuresInAStreamOfTheVectors) {
             Peer peer = listening->accept();
             EXPECT_TRUE(peer.frame());
             for (const auto& what : vector.at("sees")) {
-                if (what.is_object()) peer.send(testing::bytes_of(what.at("bytes")));
+                if (what.is_object()) peer.send(vectors::bytes_of(what.at("bytes")));
             }
             if (!vector.at("sees").back().is_object()) return peer.close();
             peer.drain();
         });
         FakeCall& call = begin(kStreamInfer);
-        call.message(testing::bytes_of(vector.at("bytes")));
+        call.message(vectors::bytes_of(vector.at("bytes")));
         call.half_close();
         to_end(call);
         EXPECT_TRUE(call.finished(Code::ok));
@@ -203,7 +202,7 @@ TEST_F(KServeServiceTest, FailuresInAStreamOfTheVectors) {
         for (std::size_t i = 0; i < call.sent.size(); ++i) {
             const auto& wanted = responses[i];
             if (wanted.contains("reply")) {
-                EXPECT_EQ(call.sent[i], testing::bytes_of(wanted.at("reply")));
+                EXPECT_EQ(call.sent[i], vectors::bytes_of(wanted.at("reply")));
                 continue;
             }
             const testing::InBand got = in_band(call.sent[i]);

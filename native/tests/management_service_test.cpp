@@ -113,10 +113,7 @@ TEST_F(ManagementServiceTest, RefusesRegistrationsByTheirFieldAndChangesNothing)
         {"worker_address", [](Request& r) { r.worker_address = "tcp:///s"; }},
         {"worker_address", [](Request& r) { r.worker_address = std::string_view("unix:///s\0", 10); }},
         {"108", [&](Request& r) { r.worker_address = long_path; }},
-        {"Type",
-         [](Request& r) {
-             r.capability = {{"Type", "x"}};
-         }},
+        {"Type", [](Request& r) { r.capability = {{"Type", "x"}}; }},
     };
     ASSERT_EQ(add(request("w", "m")).code, "0");
     const auto before = state->registry.all();

@@ -1,118 +1,34 @@
-// Reads conformance/vectors/*.json for the tests of routing and queues; the format: conformance/vectors/README.md.
+// Registrations, queries and requests of the vectors, as values of the registry.
 #pragma once
 
-#include <gtest/gtest.h>
-
-#include <cstdint>
-#include <filesystem>
-#include <fstream>
-#include <memory>
-#include <nlohmann/json.hpp>
-#include <source_location>
-#include <stdexcept>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <variant>
 #include <vector>
 
 #include "anyserve/registry.hpp"
+#include "vectors.hpp"
 
 namespace anyserve::vectors {
 
-using Json = nlohmann::ordered_json;  // registrations and queries come in the order in which they stand
+std::vector<Capability::Item> as_items(const Json& json);
 
-inline std::vector<Json> load(std::string_view file) {
-    const std::filesystem::path here = std::source_location::current().file_name();
-    const auto path = here.parent_path() / "../../conformance/vectors" / file;
-    std::ifstream in(path);
-    if (!in) throw std::runtime_error("cannot read " + path.string());
-    const Json content = Json::parse(in);
-    return content.at("vectors").get<std::vector<Json>>();
-}
-
-/// A text, a text many times, or several of them one behind the other.
-inline std::string as_text(const Json& json) {
-    if (json.is_string()) return json.get<std::string>();
-    std::string text;
-    if (json.is_array()) {
-        for (const Json& part : json) text += as_text(part);
-        return text;
-    }
-    const std::string repeated = json.at("repeat").get<std::string>();
-    for (int i = json.at("times").get<int>(); i > 0; --i) text += repeated;
-    return text;
-}
-
-inline std::vector<Capability::Item> as_items(const Json& json) {
-    std::vector<Capability::Item> items;
-    if (json.is_array()) {
-        for (const Json& pair : json) items.emplace_back(as_text(pair.at(0)), as_text(pair.at(1)));
-    } else {
-        for (const auto& [key, value] : json.items()) items.emplace_back(key, as_text(value));
-    }
-    return items;
-}
-
-inline std::string text_or_empty(const Json& json, std::string_view key) {
-    const auto found = json.find(key);
-    return found != json.end() ? as_text(*found) : std::string();
-}
+std::string text_or_empty(const Json& json, std::string_view key);
 
 /// A capability that must be allowed.
-inline Capability capability(std::vector<Capability::Item> items) {
-    auto made = Capability::make(std::move(items));
-    if (auto* bad = std::get_if<InvalidCapability>(&made)) throw std::runtime_error(bad->message);
-    return std::get<Capability>(std::move(made));
-}
+Capability capability(std::vector<Capability::Item> items);
 
-inline std::variant<Query, InvalidQuery> parse_query(const Json& json) {
-    const auto items = as_items(json);
-    std::vector<Query::Pair> pairs;
-    for (const auto& [key, value] : items) pairs.emplace_back(key, value);
-    return Query::parse(pairs);
-}
+std::variant<Query, InvalidQuery> parse_query(const Json& json);
 
 /// A vector's registration as RegisterModel would take it.
-inline RegistrationPtr registration(const Json& json) {
-    auto made = std::make_shared<Registration>();
-    made->worker_id = as_text(json.at("worker"));
-    made->socket_path = "/s";
-    made->model_name = text_or_empty(json, "model_name");
-    made->model_version = text_or_empty(json, "model_version");
-    auto items =
-        as_items(json.value(json.contains("capability_pairs") ? "capability_pairs" : "capability", Json::object()));
-    made->annotate = !items.empty();
-    if (items.empty()) {
-        items.emplace_back("type", made->model_name);
-        if (!made->model_version.empty()) items.emplace_back("model", made->model_version);
-    }
-    made->capability = capability(std::move(items));
-    made->stream = json.value("stream", false);
-    made->priority = json.value("priority", 0);
-    made->max_concurrency = json.value("max_concurrency", 0U);
-    return made;
-}
+RegistrationPtr registration(const Json& json);
 
-inline std::string label(const Json& json) { return as_text(json.at(json.contains("label") ? "label" : "worker")); }
+std::string label(const Json& json);
 
 /// What a request of a vector asks for.
-inline Target target(const Json& json) {
-    Target target;
-    target.model_name = text_or_empty(json, "model_name");
-    target.model_version = text_or_empty(json, "model_version");
-    target.unary_only = json.value("call", "ModelInfer") == "ModelInfer";
-    if (const auto query = json.find("query"); query != json.end()) {
-        auto parsed = parse_query(*query);
-        if (auto* bad = std::get_if<InvalidQuery>(&parsed)) throw std::runtime_error(bad->message);
-        target.query = std::get<Query>(std::move(parsed));
-    }
-    return target;
-}
+Target target(const Json& json);
 
 /// The status of a request that nothing serves.
-inline std::string status_of_nothing(Registry& registry, const Target& target) {
-    return registry.resolve(target.streaming_too())->tiers.empty() ? "NOT_FOUND" : "UNIMPLEMENTED";
-}
+std::string status_of_nothing(Registry& registry, const Target& target);
 
 }  // namespace anyserve::vectors

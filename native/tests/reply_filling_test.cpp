@@ -6,12 +6,12 @@
 #include <cmath>
 
 #include "registry_vectors.hpp"
-#include "worker_client_vectors.hpp"
+#include "vectors.hpp"
 
 namespace anyserve {
 namespace {
 
-using testing::bytes_of;
+using vectors::bytes_of;
 using vectors::Json;
 
 std::vector<Json> of_kind(std::string_view file, std::string_view kind) {
@@ -21,7 +21,7 @@ std::vector<Json> of_kind(std::string_view file, std::string_view kind) {
     return chosen;
 }
 
-std::string bytes_at(const Json& vector, const char* key) { return bytes_of(nlohmann::json(vector.at(key))); }
+std::string bytes_at(const Json& vector, const char* key) { return bytes_of(vector.at(key)); }
 
 void read(const Json& vector, bool unary_only, Request& request) {
     CallTerms terms;
@@ -67,7 +67,7 @@ std::vector<std::string> responses(const Request& request, const Registration& r
     const bool asks = asks_for_final(request.head);
     StreamReplyFacts facts;
     for (const Json& each : replies) {
-        std::string reply = bytes_of(nlohmann::json(each));
+        std::string reply = bytes_of(each);
         if (registration.stream) {
             EXPECT_FALSE(fill_stream_reply(reply, request, registration, asks, facts));
         } else {
@@ -87,7 +87,7 @@ TEST(Vectors, RepliesOfAStream) {
         read(vector, false, request);
         const auto got = responses(request, *vectors::registration(vector.at("registration")), vector.at("replies"));
         std::vector<std::string> wanted;
-        for (const Json& each : vector.at("responses")) wanted.push_back(bytes_of(nlohmann::json(each)));
+        for (const Json& each : vector.at("responses")) wanted.push_back(bytes_of(each));
         EXPECT_EQ(got, wanted);
     }
 }

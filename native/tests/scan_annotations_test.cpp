@@ -10,12 +10,12 @@
 #include "anyserve/scan.hpp"
 #include "anyserve/wire.hpp"
 #include "registry_vectors.hpp"
-#include "worker_client_vectors.hpp"
+#include "vectors.hpp"
 
 namespace anyserve {
 namespace {
 
-using testing::bytes_of;
+using vectors::bytes_of;
 using vectors::Json;
 
 constexpr std::string_view kAsksForFinal = "triton_enable_empty_final_response";

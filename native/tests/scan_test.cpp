@@ -15,13 +15,13 @@
 #include <vector>
 
 #include "registry_vectors.hpp"
-#include "worker_client_vectors.hpp"
+#include "vectors.hpp"
 
 namespace anyserve {
 namespace {
 
 using std::string_view_literals::operator""sv;
-using testing::bytes_of;
+using vectors::bytes_of;
 using vectors::Json;
 using vectors::text_or_empty;
 

@@ -142,7 +142,7 @@ TEST_F(WorkerClientTest, TheConnectionUsedLastIsUsedFirst) {
     ASSERT_TRUE(driver.until([&] {
         return std::all_of(recorders.begin(), recorders.end(), [](const auto& each) { return !each->frames.empty(); });
     }));
-    for (const std::size_t index : {2, 0, 1}) EXPECT_FALSE(exchanges[index]->finish());
+    for (const std::size_t index : {2U, 0U, 1U}) EXPECT_FALSE(exchanges[index]->finish());
     exchange("second", "");
     EXPECT_EQ(client->connections(), 3U);
     client->close();

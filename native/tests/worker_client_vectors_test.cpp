@@ -1,7 +1,5 @@
 // conformance/vectors/errors.json, kind `exchange`: what the agent sees on its connections, whether the request is sent
 // again, and how it ends. The dispatcher here is the least one that these vectors need.
-#include "worker_client_vectors.hpp"
-
 #include <gtest/gtest.h>
 #include <sys/syscall.h>
 
@@ -13,12 +11,13 @@
 #include <vector>
 
 #include "anyserve/worker_client.hpp"
+#include "vectors.hpp"
 #include "worker_client_peer.hpp"
 
 namespace anyserve {
 namespace {
 
-using nlohmann::json;
+using json = vectors::Json;
 using testing::ListeningWorker;
 using testing::Peer;
 using testing::Recorder;
@@ -82,7 +81,7 @@ private:
         }
         for (const json& sight : sees) {
             if (sight.is_object()) {
-                peer.send(testing::bytes_of(sight.at("bytes")));
+                peer.send(vectors::bytes_of(sight.at("bytes")));
             } else if (sight == "broken-pipe") {
                 peer.refuse_bytes();
             } else if (sight == "end" && !all) {
@@ -185,7 +184,7 @@ void run(const json& vector) {
 
 TEST(ErrorVectors, Exchanges) {
     std::size_t count = 0;
-    for (const json& vector : testing::vectors("errors.json")) {
+    for (const json& vector : vectors::load("errors.json")) {
         if (vector.at("kind") != "exchange") continue;
         const std::string name = vector.at("name");
         if (name == "other-user" && getuid() != 0) continue;

@@ -74,9 +74,7 @@ template <std::size_t index, class Message, class Variant>
 }
 
 template <class T>
-concept ProtobufMessage = requires {
-    T::fields();
-};
+concept ProtobufMessage = requires { T::fields(); };
 
 /// The message in these bytes; nothing if they are malformed.
 template <ProtobufMessage Message>

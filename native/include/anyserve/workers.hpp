@@ -82,7 +82,7 @@ public:
 
     struct Registered {};
     /// Adds or replaces a registration; after the other answers nothing has changed.
-    [[nodiscard]] std::variant<Registered, RegistryFull, WorkerEnded> add(RegistrationPtr registration);
+    [[nodiscard]] std::variant<Registered, RegistryFull, WorkerEnded> add(const RegistrationPtr& registration);
     /// Removes what a worker registered under a name and version; false if there was nothing.
     bool unregister_model(std::string_view worker_id, std::string_view model_name, std::string_view model_version);
     /// A worker takes its leave: exchanges under way go on, no more are sent; false if it was unknown.
