@@ -42,7 +42,6 @@ void Exchange::begin_on(WorkerConnection& connection, bool kept) {
     connection_ = &connection;
     kept_ = kept;
     connection.begin(parts_, *this);
-    if (connection.has_news()) deliver_soon();
 }
 
 void Exchange::resume() {
@@ -87,14 +86,14 @@ void Exchange::leave() noexcept {
     if (connection_ != nullptr) std::exchange(connection_, nullptr)->abort();
 }
 
-std::shared_ptr<WorkerClient> WorkerClient::create(EventLoop& loop, std::string path,
+std::shared_ptr<WorkerClient> WorkerClient::create(EventLoop& loop, SendBatch& sends, std::string path,
                                                    const WorkerClientOptions& options, OnViolation on_violation) {
-    return std::make_shared<WorkerClient>(Private(), loop, std::move(path), options, std::move(on_violation));
+    return std::make_shared<WorkerClient>(Private(), loop, sends, std::move(path), options, std::move(on_violation));
 }
 
-WorkerClient::WorkerClient(Private, EventLoop& loop, std::string path, const WorkerClientOptions& options,
-                           OnViolation on_violation)
-    : loop_(loop), path_(std::move(path)), options_(options), on_violation_(std::move(on_violation)) {}
+WorkerClient::WorkerClient(Private, EventLoop& loop, SendBatch& sends, std::string path,
+                           const WorkerClientOptions& options, OnViolation on_violation)
+    : loop_(loop), sends_(sends), path_(std::move(path)), options_(options), on_violation_(std::move(on_violation)) {}
 
 WorkerClient::~WorkerClient() {
     all_.clear();  // while the rest is still there: each takes leave of it

@@ -62,11 +62,17 @@ void WorkerConnection::begin(std::span<const std::string_view> parts, Exchange& 
         length += part.size();
     }
     header_ = frame_header(static_cast<std::uint32_t>(length));  // which the client has checked
-    write();
+    client_.sends_.add(*this, socket_, out_);
 }
 
-void WorkerConnection::write() {
-    const Transfer sent = send_parts(socket_, std::span(out_).subspan(unsent_));
+void WorkerConnection::sent(const Transfer& transfer) {
+    wrote(transfer);
+    if (exchange_ != nullptr && has_news()) exchange_->deliver_soon();
+}
+
+void WorkerConnection::write() { wrote(send_parts(socket_, std::span(out_).subspan(unsent_))); }
+
+void WorkerConnection::wrote(const Transfer& sent) {
     if (sent.error != 0 && !sent.would_block()) return ended(Ending::reset);
     pop_sent(sent.size);
     // A short write means that the socket is full: nothing is tried again before it says that it is not.
@@ -200,6 +206,7 @@ void WorkerConnection::fail(Failure failure) {
 
 void WorkerConnection::close() noexcept {
     if (!is_open()) return;
+    if (writing()) client_.sends_.remove(*this);
     if (std::exchange(watched_for_, 0) != 0) client_.loop_.remove(socket_.get());
     socket_.reset();
     client_.closed(*this);

@@ -24,6 +24,7 @@ Workers::Workers(EventLoop& loop, const AgentConfig& config, Registry& registry,
                  Log log)
     : loop_(loop),
       config_(config),
+      sends_(loop),
       registry_(registry),
       admission_(admission),
       events_(events),
@@ -194,7 +195,7 @@ void Workers::violated(const std::string& worker_id, const Failure& violation) {
 std::shared_ptr<WorkerClient> Workers::new_client(const Registration& registration) {
     const WorkerClientOptions options{config_.max_message_bytes, config_.connect_timeout};
     return WorkerClient::create(
-        loop_, registration.socket_path, options,
+        loop_, sends_, registration.socket_path, options,
         [this, worker_id = registration.worker_id](const Failure& violation) { violated(worker_id, violation); });
 }
 

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "anyserve/event_loop.hpp"
+#include "anyserve/send_batch.hpp"
 #include "anyserve/worker_client_table.hpp"
 
 namespace anyserve {
@@ -111,10 +112,10 @@ public:
 
     /// `path`: the worker's socket. `on_violation` is called each time the worker breaks the framing, also from inside
     /// `Exchange::finish`; it may close the client.
-    [[nodiscard]] static std::shared_ptr<WorkerClient> create(EventLoop& loop, std::string path,
+    [[nodiscard]] static std::shared_ptr<WorkerClient> create(EventLoop& loop, SendBatch& sends, std::string path,
                                                               const WorkerClientOptions& options,
                                                               OnViolation on_violation);
-    WorkerClient(Private, EventLoop& loop, std::string path, const WorkerClientOptions& options,
+    WorkerClient(Private, EventLoop& loop, SendBatch& sends, std::string path, const WorkerClientOptions& options,
                  OnViolation on_violation);
     ~WorkerClient();
     WorkerClient(const WorkerClient&) = delete;
@@ -157,6 +158,7 @@ private:
     void violated(const Failure& violation);
 
     EventLoop& loop_;
+    SendBatch& sends_;
     std::string path_;
     WorkerClientOptions options_;
     OnViolation on_violation_;

@@ -15,6 +15,7 @@
 #include "anyserve/event_loop.hpp"
 #include "anyserve/fd.hpp"
 #include "anyserve/framing.hpp"
+#include "anyserve/send_batch.hpp"
 #include "anyserve/worker_client_table.hpp"
 
 namespace anyserve {
@@ -24,7 +25,7 @@ class WorkerClient;
 
 /// Between `begin` and `end` it carries an exchange, else it is idle. Once closed it only gives what it has read, and
 /// is discarded when its exchange has gone too. Owned by its client.
-class WorkerConnection final : public EventLoop::Handler {
+class WorkerConnection final : public EventLoop::Handler, private SendBatch::Sender {
 public:
     WorkerConnection(WorkerClient& client, Fd socket);
     ~WorkerConnection();
@@ -54,6 +55,8 @@ public:
 private:
     void read();
     void write();
+    void sent(const Transfer& transfer) override;
+    void wrote(const Transfer& transfer);
     bool received(std::size_t in_room, std::string_view behind);
     void ended(Ending ending);
     void violate(std::string what);

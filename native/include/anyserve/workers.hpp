@@ -115,6 +115,7 @@ private:
 
     EventLoop& loop_;
     const AgentConfig& config_;
+    SendBatch sends_;  // of all clients
     Registry& registry_;
     Admission& admission_;
     EventLog& events_;
