@@ -10,14 +10,13 @@
 
 namespace anyserve {
 
-Exchange::Exchange(std::shared_ptr<WorkerClient> client, std::vector<std::string_view> parts, ReplySink& sink)
-    : client_(std::move(client)), parts_(std::move(parts)), sink_(&sink) {}
+Exchange::Exchange(std::shared_ptr<WorkerClient> client, const RequestParts& parts, ReplySink& sink)
+    : client_(std::move(client)), parts_(parts), sink_(&sink) {}
 
 void Exchange::begin() {
-    std::uint64_t length = 0;
-    for (const std::string_view part : parts_) length += part.size();
-    if (length > kMaxFrameLength) {
-        return fail_soon({FailureKind::unreachable, "a frame of " + std::to_string(length) + " bytes cannot be sent"});
+    if (parts_.size() > kMaxFrameLength) {
+        return fail_soon(
+            {FailureKind::unreachable, "a frame of " + std::to_string(parts_.size()) + " bytes cannot be sent"});
     }
     give_up_ = client_->loop_.now() + client_->options_.connect_timeout;
     connect();
@@ -99,8 +98,8 @@ WorkerClient::~WorkerClient() {
     all_.clear();  // while the rest is still there: each takes leave of it
 }
 
-std::unique_ptr<Exchange> WorkerClient::start(std::vector<std::string_view> parts, ReplySink& sink) {
-    std::unique_ptr<Exchange> exchange(new Exchange(shared_from_this(), std::move(parts), sink));
+std::unique_ptr<Exchange> WorkerClient::start(const RequestParts& parts, ReplySink& sink) {
+    std::unique_ptr<Exchange> exchange(new Exchange(shared_from_this(), parts, sink));
     exchange->begin();
     return exchange;
 }

@@ -51,17 +51,12 @@ void WorkerConnection::ready(std::uint32_t events) {
     deliver();
 }
 
-void WorkerConnection::begin(std::span<const std::string_view> parts, Exchange& exchange) {
+void WorkerConnection::begin(const RequestParts& parts, Exchange& exchange) {
     exchange_ = &exchange;
     replied_ = false;
     unsent_ = 0;
-    out_.assign(1, {header_.data(), header_.size()});
-    std::size_t length = 0;
-    for (const std::string_view part : parts) {
-        if (!part.empty()) out_.push_back(part_of(part));
-        length += part.size();
-    }
-    header_ = frame_header(static_cast<std::uint32_t>(length));  // which the client has checked
+    header_ = frame_header(static_cast<std::uint32_t>(parts.size()));  // which the client has checked
+    out_ = {iovec{header_.data(), header_.size()}, part_of(parts.payload), part_of(parts.annotations)};
     client_.sends_.add(*this, socket_, out_);
 }
 

@@ -26,6 +26,14 @@ class Exchange;
 class WorkerClient;
 class WorkerConnection;
 
+/// What a request frame is made of, one behind the other: the client's bytes, and what the agent adds to them.
+struct RequestParts {
+    std::string_view payload;
+    std::string_view annotations = {};
+
+    [[nodiscard]] std::size_t size() const noexcept { return payload.size() + annotations.size(); }
+};
+
 /// Who gets the replies. In each of its functions the exchange may be finished, left, paused and destroyed, another one
 /// started, and the client let go.
 class ReplySink {
@@ -62,7 +70,7 @@ public:
 private:
     friend class WorkerClient;
     friend class WorkerConnection;
-    Exchange(std::shared_ptr<WorkerClient> client, std::vector<std::string_view> parts, ReplySink& sink);
+    Exchange(std::shared_ptr<WorkerClient> client, const RequestParts& parts, ReplySink& sink);
 
     void begin();
     void connect();
@@ -72,7 +80,7 @@ private:
     void failed(Failure failure);
 
     std::shared_ptr<WorkerClient> client_;
-    std::vector<std::string_view> parts_;
+    RequestParts parts_;
     ReplySink* sink_;
     WorkerConnection* connection_ = nullptr;
     EventLoop::Timer later_;  // the next attempt to connect, or to tell the sink
@@ -121,11 +129,11 @@ public:
     WorkerClient(const WorkerClient&) = delete;
     WorkerClient& operator=(const WorkerClient&) = delete;
 
-    /// Sends a request frame whose payload is the parts, one behind the other. Their bytes and the sink must stay until
-    /// the exchange is destroyed or has failed; the bytes no longer than until the first reply frame.
+    /// Sends a request frame at the end of the turn. The bytes of its parts and the sink must stay until the exchange
+    /// is destroyed or has failed; the bytes no longer than until the first reply frame.
     ///
     /// On a kept connection a request that was not taken is sent once more on a new one (`frame.retry.kept`).
-    [[nodiscard]] std::unique_ptr<Exchange> start(std::vector<std::string_view> parts, ReplySink& sink);
+    [[nodiscard]] std::unique_ptr<Exchange> start(const RequestParts& parts, ReplySink& sink);
 
     /// The worker is lost: closes every connection. Exchanges under way fail with `gone`, or `not_taken` where the
     /// request was not wholly written.

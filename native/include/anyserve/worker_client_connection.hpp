@@ -22,6 +22,7 @@ namespace anyserve {
 
 class Exchange;
 class WorkerClient;
+struct RequestParts;
 
 /// Between `begin` and `end` it carries an exchange, else it is idle. Once closed it only gives what it has read, and
 /// is discarded when its exchange has gone too. Owned by its client.
@@ -40,7 +41,7 @@ public:
     void ready(std::uint32_t events) override;
 
     /// Sends a request frame made of the parts, whose bytes stay until it is written.
-    void begin(std::span<const std::string_view> parts, Exchange& exchange);
+    void begin(const RequestParts& parts, Exchange& exchange);
     /// Gives the exchange what there is for it, as long as it is not paused.
     void deliver();
     /// The exchange is over: what came beyond its last frame is a violation.
@@ -77,8 +78,8 @@ private:
     bool unread_ = false;            // the socket may hold more than was read
 
     std::array<char, kFrameHeaderBytes> header_{};
-    std::vector<iovec> out_;  // the request frame
-    std::size_t unsent_ = 0;  // the first of `out_` that is not wholly sent
+    std::array<iovec, 3> out_{};        // the request frame
+    std::size_t unsent_ = out_.size();  // the first of `out_` that is not wholly sent
 
     FrameReader reader_;
     std::vector<std::string> frames_;  // complete, for the exchange; those before `next_frame_` are given
