@@ -14,6 +14,8 @@ namespace {
 constexpr std::size_t kBorrowedBytes = std::size_t{8} << 10;
 /// Fields of a response's headers or trailers, beyond what gRPC needs.
 constexpr std::size_t kMostFields = 8;
+/// Values up to this go into the table of fields that the client keeps for us (of 4 KiB).
+constexpr std::size_t kIndexedBytes = 128;
 /// Fields of a request for which there is room at once.
 constexpr std::size_t kUsualFields = 8;
 
@@ -45,8 +47,10 @@ void Http2Stream::respond(std::span<const ResponseField> fields, bool end) {
     const std::size_t count = std::min(fields.size(), native.size());
     for (std::size_t i = 0; i < count; ++i) {
         const std::uint8_t kept = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE;
-        // What is not constant is of one call: it would only push other fields out of the table.
-        const std::uint8_t own = NGHTTP2_NV_FLAG_NO_INDEX;
+        // What is not constant is of one call. Short texts come again all the same, those of an unknown model above
+        // all; long ones would only push other fields out of the table.
+        const std::uint8_t own =
+            fields[i].value.size() > kIndexedBytes ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE;
         native[i] = field(fields[i].name, fields[i].value, fields[i].constant ? kept : own);
     }
     nghttp2_data_provider body{};
