@@ -10,6 +10,8 @@ namespace {
 // A length alone must not be able to exhaust even the address space; longer payloads are moved a few times as they
 // grow.
 constexpr std::size_t kReservedBytes = std::size_t{64} << 20;
+/// Room behind a payload: its owner appends a few fields (`frame.reply.*`), which should not move all of it.
+constexpr std::size_t kSpareBytes = 128;
 
 }  // namespace
 
@@ -32,11 +34,14 @@ bool FrameReader::take(std::size_t in_room, std::string_view behind, std::vector
         if (!in_payload()) break;
         if (length_ > limit_) return false;
         if (behind.size() >= length_) {  // whole: no way round by `payload_`
-            frames.emplace_back(behind.substr(0, length_));
+            std::string& frame = frames.emplace_back();
+            frame.reserve(length_ + kSpareBytes);
+            frame.append(behind.substr(0, length_));
             behind.remove_prefix(length_);
             prefix_size_ = 0;
         } else {
-            payload_.reserve(std::min(length_, kReservedBytes));  // address space; memory comes with the bytes
+            payload_.reserve(std::min(length_, kReservedBytes) +
+                             kSpareBytes);  // address space; memory comes with the bytes
         }
     }
     return true;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <utility>
 
 #include "anyserve/utf8.hpp"
 
@@ -12,13 +13,15 @@ namespace {
 constexpr std::string_view kEllipsis = "...";
 constexpr std::string_view kReplacement = "%EF%BF%BD";  // U+FFFD
 
+constexpr bool stays_as_it_is(char c) noexcept { return c >= 0x20 && c <= 0x7E && c != '%'; }
+
 void append_encoded(std::string& out, std::string_view character) {
     constexpr std::string_view digits = "0123456789ABCDEF";
     for (const char c : character) {
-        const auto byte = static_cast<unsigned char>(c);
-        if (byte >= 0x20 && byte <= 0x7E && c != '%') {
+        if (stays_as_it_is(c)) {
             out += c;
         } else {
+            const auto byte = static_cast<unsigned char>(c);
             out += {'%', digits[byte >> 4], digits[byte & 0xF]};
         }
     }
@@ -71,6 +74,7 @@ bool is_grpc_content_type(std::string_view value) noexcept {
 }
 
 std::string encode_status_message(std::string_view text) {
+    if (text.size() <= kMaxStatusMessage && std::ranges::all_of(text, stays_as_it_is)) return std::string(text);
     std::string out;
     std::size_t cut = 0;  // where the last character ends behind which an ellipsis would still fit
     while (!text.empty()) {
@@ -87,18 +91,19 @@ std::string encode_status_message(std::string_view text) {
     return out;
 }
 
-void append_metadata(Metadata& metadata, std::string_view name, std::string_view value) {
+void append_metadata(Metadata& metadata, std::string name, std::string value) {
     if (!name.ends_with("-bin")) {
-        metadata.emplace_back(name, trim(value));
+        if (const std::string_view text = trim(value); text.size() < value.size()) value = std::string(text);
+        metadata.emplace_back(std::move(name), std::move(value));
         return;
     }
-    for (;;) {
-        const std::size_t comma = value.find(',');
-        if (std::optional<std::string> bytes = decode_base64(trim(value.substr(0, comma)))) {
+    for (std::string_view rest = value;;) {
+        const std::size_t comma = rest.find(',');
+        if (std::optional<std::string> bytes = decode_base64(trim(rest.substr(0, comma)))) {
             metadata.emplace_back(name, *std::move(bytes));
         }
         if (comma == std::string_view::npos) return;
-        value.remove_prefix(comma + 1);
+        rest.remove_prefix(comma + 1);
     }
 }
 

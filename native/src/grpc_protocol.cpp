@@ -1,9 +1,9 @@
 #include "anyserve/grpc_protocol.hpp"
 
 #include <algorithm>
-#include <deque>
 #include <utility>
 
+#include "anyserve/fifo.hpp"
 #include "anyserve/grpc_message.hpp"
 
 namespace anyserve {
@@ -50,7 +50,7 @@ private:
     };
 
     bool read_head(RequestHead& head);
-    bool read_field(const std::string& name, const std::string& value);
+    bool read_field(std::string& name, std::string& value);
     void answer_http(std::string_view status);
     void start();
     void advance();
@@ -71,13 +71,13 @@ private:
     std::optional<MessageReader> reader_;  // once the call has begun
     std::unique_ptr<CallHandler> handler_;
     EventLoop::Timer deadline_;
-    std::string unread_;             // of the request's body, while the service does not ask
-    std::size_t unread_begin_ = 0;   // what is read of it
-    std::size_t wanted_ = 0;         // messages that the service has asked for
-    std::size_t held_request_ = 0;   // bytes of the budget: the message that is read or was read last
-    std::deque<Outgoing> outgoing_;  // messages that have not gone to the socket
-    TokenBucket::Time progress_{};   // of the request
-    bool counted_ = false;           // among the server's calls
+    std::string unread_;            // of the request's body, while the service does not ask
+    std::size_t unread_begin_ = 0;  // what is read of it
+    std::size_t wanted_ = 0;        // messages that the service has asked for
+    std::size_t held_request_ = 0;  // bytes of the budget: the message that is read or was read last
+    Fifo<Outgoing> outgoing_;       // messages that have not gone to the socket
+    TokenBucket::Time progress_{};  // of the request
+    bool counted_ = false;          // among the server's calls
     bool advancing_ = false;
     bool request_ended_ = false;
     bool half_closed_ = false;  // and the service knows
@@ -108,17 +108,18 @@ bool GrpcCall::read_head(RequestHead& head) {
         answer_http("405");
         return false;
     }
-    const auto& fields = head.fields;
+    auto& fields = head.fields;
     const auto type =
         std::find_if(fields.begin(), fields.end(), [](const auto& f) { return f.first == "content-type"; });
     if (type == fields.end() || !is_grpc_content_type(type->second)) {
         answer_http("415");
         return false;
     }
-    return std::all_of(fields.begin(), fields.end(), [this](const auto& f) { return read_field(f.first, f.second); });
+    return std::all_of(fields.begin(), fields.end(), [this](auto& f) { return read_field(f.first, f.second); });
 }
 
-bool GrpcCall::read_field(const std::string& name, const std::string& value) {
+/// May take the strings.
+bool GrpcCall::read_field(std::string& name, std::string& value) {
     if (name == "te" || name == "content-type" || name == "grpc-accept-encoding") return true;
     if (name == "grpc-encoding") {
         encoding_ = parse_encoding(value);
@@ -130,7 +131,7 @@ bool GrpcCall::read_field(const std::string& name, const std::string& value) {
         }
         facts_.deadline = connection_.server.loop.now() + *timeout;
     } else {
-        append_metadata(facts_.metadata, name, value);
+        append_metadata(facts_.metadata, std::move(name), std::move(value));
     }
     return true;
 }
@@ -260,15 +261,14 @@ void GrpcCall::send(std::string message, std::function<void()> taken) {
     if (answered_) return;
     send_initial_metadata();
     connection_.held.add(message.size());
-    outgoing_.push_back({message.size(), std::move(taken)});
+    outgoing_.push({message.size(), std::move(taken)});
     const std::array<char, 5> prefix = message_prefix(message.size());
     stream_.write({prefix.data(), prefix.size()}, std::move(message));
 }
 
 void GrpcCall::on_sent() {
     if (outgoing_.empty()) return;
-    const Outgoing sent = std::move(outgoing_.front());
-    outgoing_.pop_front();
+    const Outgoing sent = outgoing_.pop();
     connection_.held.release(sent.bytes);
     if (sent.taken && !answered_) sent.taken();
 }
@@ -325,7 +325,8 @@ void GrpcCall::on_close() {
     }
     deadline_ = {};
     std::size_t bytes = 0;
-    for (const Outgoing& message : std::exchange(outgoing_, {})) bytes += message.bytes;
+    for (const Outgoing& message : outgoing_) bytes += message.bytes;
+    outgoing_.clear();
     connection_.held.release(bytes);
 }
 

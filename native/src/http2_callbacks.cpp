@@ -16,20 +16,21 @@ struct Http2Session::Callbacks::Native {
         Http2Session& session = self(user);
         session.header_block_stream_ = frame->hd.stream_id;
         session.header_block_ = session.now_;
+        session.reading_ = nullptr;
         if (frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
         const std::int32_t id = frame->hd.stream_id;
         auto stream = std::make_unique<Http2Stream>(session, id);
         nghttp2_session_set_stream_user_data(session.session_.get(), id, stream.get());
-        session.streams_.emplace(id, std::move(stream));
+        session.reading_ = stream.get();
+        stream->place_ = session.streams_.size();
+        session.streams_.push_back(std::move(stream));
         return 0;
     }
-    static int header(nghttp2_session*, const nghttp2_frame* frame, const std::uint8_t* name, std::size_t name_size,
+    static int header(nghttp2_session*, const nghttp2_frame*, const std::uint8_t* name, std::size_t name_size,
                       const std::uint8_t* value, std::size_t value_size, std::uint8_t, void* user) {
-        if (frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;  // trailers of a request say nothing
         Http2Session& session = self(user);
-        if (Http2Stream* stream = session.find(frame->hd.stream_id)) {
-            session.add_field(*stream, view(name, name_size), view(value, value_size));
-        }
+        if (session.reading_ == nullptr) return 0;  // trailers of a request say nothing
+        session.add_field(*session.reading_, view(name, name_size), view(value, value_size));
         return 0;
     }
     static int invalid_header(nghttp2_session*, const nghttp2_frame*, const std::uint8_t*, std::size_t,
@@ -42,6 +43,7 @@ struct Http2Session::Callbacks::Native {
         switch (frame->hd.type) {
             case NGHTTP2_HEADERS:
                 session.header_block_stream_ = 0;
+                session.reading_ = nullptr;
                 session.request_part(frame->hd.stream_id, true, end);
                 break;
             case NGHTTP2_DATA: session.request_part(frame->hd.stream_id, false, end); break;

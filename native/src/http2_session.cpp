@@ -12,6 +12,12 @@ namespace {
 
 /// A body of at least this goes out by reference; smaller ones are copied into their frames.
 constexpr std::size_t kBorrowedBytes = std::size_t{8} << 10;
+/// Fields of a response's headers or trailers, beyond what gRPC needs.
+constexpr std::size_t kMostFields = 8;
+/// Values up to this go into the table of fields that the client keeps for us (of 4 KiB).
+constexpr std::size_t kIndexedBytes = 128;
+/// Fields of a request for which there is room at once.
+constexpr std::size_t kUsualFields = 8;
 
 /// The library takes pointers that are not const, and does not write through them.
 nghttp2_nv field(std::string_view name, std::string_view value, std::uint8_t flags) {
@@ -37,12 +43,14 @@ std::uint32_t frame_cost(std::size_t length, std::uint8_t type, std::uint8_t fla
 // What the room above asks for.
 
 void Http2Stream::respond(std::span<const ResponseField> fields, bool end) {
-    std::array<nghttp2_nv, 8> native{};
+    std::array<nghttp2_nv, kMostFields> native{};
     const std::size_t count = std::min(fields.size(), native.size());
     for (std::size_t i = 0; i < count; ++i) {
         const std::uint8_t kept = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE;
-        // What is not constant is of one call: it would only push other fields out of the table.
-        const std::uint8_t own = NGHTTP2_NV_FLAG_NO_INDEX;
+        // What is not constant is of one call. Short texts come again all the same, those of an unknown model above
+        // all; long ones would only push other fields out of the table.
+        const std::uint8_t own =
+            fields[i].value.size() > kIndexedBytes ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE;
         native[i] = field(fields[i].name, fields[i].value, fields[i].constant ? kept : own);
     }
     nghttp2_data_provider body{};
@@ -63,7 +71,7 @@ void Http2Stream::write(std::string_view prefix, std::string bytes) {
         const nghttp2_extpri in_turns{NGHTTP2_EXTPRI_DEFAULT_URGENCY, 1};
         nghttp2_session_change_extpri_stream_priority(session_.session_.get(), id_, &in_turns, 1);
     }
-    chunks_.push_back(std::move(chunk));
+    chunks_.push(std::move(chunk));
     if (std::exchange(deferred_, false)) nghttp2_session_resume_data(session_.session_.get(), id_);
     session_.wants_pump_();
 }
@@ -168,7 +176,7 @@ void Http2Session::sweep(Time now) {
         go_away(true);
     }
     std::vector<Http2Stream*> late;
-    for (const auto& [id, stream] : streams_) {
+    for (const auto& stream : streams_) {
         const bool waits = stream->responded_ && !stream->chunks_.empty();
         const bool stalled = waits && now - stream->progress_ > limits_.stall_timeout;
         if (stalled || (stream->handler_ && !stream->handler_->on_sweep(now))) late.push_back(stream.get());
@@ -189,8 +197,8 @@ void Http2Session::go_away(bool final) {
 
 void Http2Session::close() {
     closing_ = true;
-    for (auto streams = std::exchange(streams_, {}); auto& [id, stream] : streams) {
-        nghttp2_session_set_stream_user_data(session_.get(), id, nullptr);
+    for (auto streams = std::exchange(streams_, {}); const auto& stream : streams) {
+        nghttp2_session_set_stream_user_data(session_.get(), stream->id_, nullptr);
         if (stream->handler_) stream->handler_->on_close();
     }
 }
@@ -218,6 +226,7 @@ void Http2Session::add_field(Http2Stream& stream, std::string_view name, std::st
     } else if (name == ":method") {
         stream.head_.method = value;
     } else if (!name.starts_with(':')) {
+        if (stream.head_.fields.empty()) stream.head_.fields.reserve(kUsualFields);
         stream.head_.fields.emplace_back(name, value);
     }
 }
@@ -249,10 +258,13 @@ void Http2Session::frame_sent(std::int32_t id, std::uint8_t type, std::uint8_t f
 
 void Http2Session::stream_closed(std::int32_t id) {
     if (id == header_block_stream_) header_block_stream_ = 0;  // a malformed block has no other end
-    const auto found = streams_.find(id);
-    if (found == streams_.end()) return;
-    const std::unique_ptr<Http2Stream> stream = std::move(found->second);
-    streams_.erase(found);
+    Http2Stream* found = find(id);
+    if (found == nullptr) return;
+    if (found == reading_) reading_ = nullptr;
+    const std::unique_ptr<Http2Stream> stream = std::exchange(streams_[found->place_], nullptr);
+    std::swap(streams_[stream->place_], streams_.back());
+    if (stream->place_ + 1 < streams_.size()) streams_[stream->place_]->place_ = stream->place_;
+    streams_.pop_back();
     nghttp2_session_set_stream_user_data(session_.get(), id, nullptr);
     busy_ = now_;
     if (stream->handler_) stream->handler_->on_close();
@@ -283,7 +295,7 @@ std::ptrdiff_t Http2Session::read_body(Http2Stream& stream, std::span<std::uint8
         }
         if (chunk.sent >= chunk.prefix_size) copy(chunk.body().substr(chunk.sent - chunk.prefix_size));
         if (chunk.rest() > 0) break;
-        stream.chunks_.pop_front();
+        stream.chunks_.pop();
         if (stream.sent_chunks_++ == 0) sent_.push_back(stream.id_);
     }
     if (size > 0) stream.progress_ = now_;
@@ -302,12 +314,13 @@ void Http2Session::end_body(Http2Stream& stream, std::uint32_t& flags) {
 }
 
 void Http2Session::submit_trailers(const Http2Stream& stream) {
-    std::vector<nghttp2_nv> native;
-    native.reserve(stream.trailers_.size());
-    for (const auto& [name, value] : stream.trailers_) {
-        native.push_back(field(name, value, value.size() > 2 ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE));
+    std::array<nghttp2_nv, kMostFields> native{};
+    const std::size_t count = std::min(stream.trailers_.size(), native.size());
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto& [name, value] = stream.trailers_[i];
+        native[i] = field(name, value, value.size() > 2 ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE);
     }
-    nghttp2_submit_trailer(session_.get(), stream.id_, native.data(), native.size());
+    nghttp2_submit_trailer(session_.get(), stream.id_, native.data(), count);
 }
 
 int Http2Session::send_body(Http2Stream& stream, std::string_view frame_header, std::size_t length) {
@@ -326,19 +339,21 @@ int Http2Session::send_body(Http2Stream& stream, std::string_view frame_header, 
     chunk.sent += length;
     stream.progress_ = now_;
     if (chunk.rest() == 0) {
-        stream.chunks_.pop_front();
+        stream.chunks_.pop();
         if (stream.sent_chunks_++ == 0) sent_.push_back(stream.id_);
     }
     return 0;
 }
 
 void Http2Session::tell_sent() {
-    for (const std::int32_t id : std::exchange(sent_, {})) {
+    telling_.swap(sent_);
+    for (const std::int32_t id : telling_) {
         Http2Stream* stream = find(id);
         if (stream == nullptr) continue;
         for (std::size_t count = std::exchange(stream->sent_chunks_, 0); count > 0; --count)
             stream->handler_->on_sent();
     }
+    telling_.clear();
 }
 
 void Http2Session::calm_down(std::string_view why) {

@@ -63,7 +63,18 @@ InferenceError NoMatch::explain(const Target& target) {
             return {Code::unimplemented, target.text() + " streams its replies: use ModelStreamInfer"};
         }
     }
-    return {Code::not_found, "no worker serves " + target.text() + (target.query ? "" : hint(target))};
+    return {Code::not_found, not_found(target)};
+}
+
+std::string NoMatch::not_found(const Target& target) {
+    forget_if_changed();
+    if (asked_ == target) return answer_;
+    std::string answer = "no worker serves " + target.text() + (target.query ? "" : hint(target));
+    if (target.model_name.size() + target.model_version.size() <= kMaxRemembered) {
+        asked_ = target;
+        answer_ = answer;
+    }
+    return answer;
 }
 
 std::string NoMatch::hint(const Target& target) {
@@ -75,18 +86,19 @@ std::string NoMatch::hint(const Target& target) {
         }
         return " (versions there are: " + (listed.empty() ? "none" : listed) + ")";
     }
-    const std::string_view similar = similar_name(target.model_name, names());
+    if (!names_) {
+        names_ = registry_.model_names();
+        names_->resize(std::min(names_->size(), kMaxCompared));
+    }
+    const std::string_view similar = similar_name(target.model_name, *names_);
     return similar.empty() ? "" : " (did you mean \"" + std::string(similar) + "\"?)";
 }
 
-/// Kept until registrations change: with many of them the list costs far more than the answer.
-std::span<const std::string> NoMatch::names() {
+void NoMatch::forget_if_changed() {
     RoutePtr now = registry_.resolve(Target());
-    if (now != std::exchange(as_of_, now)) {
-        names_ = registry_.model_names();
-        names_.resize(std::min(names_.size(), kMaxCompared));
-    }
-    return names_;
+    if (now == std::exchange(as_of_, now)) return;
+    names_.reset();
+    asked_.reset();
 }
 
 }  // namespace anyserve

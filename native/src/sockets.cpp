@@ -171,7 +171,8 @@ Transfer receive_parts(const Fd& socket, std::span<const iovec> parts) noexcept 
     msghdr message = message_of(parts);
     ssize_t size = 0;
     do {
-        size = recvmsg(socket.get(), &message, 0);
+        size = parts.size() == 1 ? recv(socket.get(), parts[0].iov_base, parts[0].iov_len, 0)
+                                 : recvmsg(socket.get(), &message, 0);
     } while (size < 0 && errno == EINTR);
     return transferred(size);
 }

@@ -10,14 +10,13 @@
 
 namespace anyserve {
 
-Exchange::Exchange(std::shared_ptr<WorkerClient> client, std::vector<std::string_view> parts, ReplySink& sink)
-    : client_(std::move(client)), parts_(std::move(parts)), sink_(&sink) {}
+Exchange::Exchange(std::shared_ptr<WorkerClient> client, const RequestParts& parts, ReplySink& sink)
+    : client_(std::move(client)), parts_(parts), sink_(&sink) {}
 
 void Exchange::begin() {
-    std::uint64_t length = 0;
-    for (const std::string_view part : parts_) length += part.size();
-    if (length > kMaxFrameLength) {
-        return fail_soon({FailureKind::unreachable, "a frame of " + std::to_string(length) + " bytes cannot be sent"});
+    if (parts_.size() > kMaxFrameLength) {
+        return fail_soon(
+            {FailureKind::unreachable, "a frame of " + std::to_string(parts_.size()) + " bytes cannot be sent"});
     }
     give_up_ = client_->loop_.now() + client_->options_.connect_timeout;
     connect();
@@ -42,7 +41,6 @@ void Exchange::begin_on(WorkerConnection& connection, bool kept) {
     connection_ = &connection;
     kept_ = kept;
     connection.begin(parts_, *this);
-    if (connection.has_news()) deliver_soon();
 }
 
 void Exchange::resume() {
@@ -89,19 +87,21 @@ void Exchange::leave() noexcept {
     if (std::erase(client_->waiting_, this) > 0) client_->share_->add_idle(client_->member_);
 }
 
-std::shared_ptr<WorkerClient> WorkerClient::create(EventLoop& loop, std::string path,
+std::shared_ptr<WorkerClient> WorkerClient::create(EventLoop& loop, SendBatch& sends, std::string path,
                                                    const WorkerClientOptions& options, OnViolation on_violation,
                                                    std::shared_ptr<ConnectionShare> share) {
     if (!share) share = std::make_shared<ConnectionShare>();
-    auto client = std::make_shared<WorkerClient>(Private(), loop, std::move(path), options, std::move(on_violation),
-                                                 std::move(share));
+    auto client = std::make_shared<WorkerClient>(Private(), loop, sends, std::move(path), options,
+                                                 std::move(on_violation), std::move(share));
     client->member_ = client->share_->join(loop, client);
     return client;
 }
 
-WorkerClient::WorkerClient(Private, EventLoop& loop, std::string path, const WorkerClientOptions& options,
-                           OnViolation on_violation, std::shared_ptr<ConnectionShare> share)
+WorkerClient::WorkerClient(Private, EventLoop& loop, SendBatch& sends, std::string path,
+                           const WorkerClientOptions& options, OnViolation on_violation,
+                           std::shared_ptr<ConnectionShare> share)
     : loop_(loop),
+      sends_(sends),
       path_(std::move(path)),
       options_(options),
       on_violation_(std::move(on_violation)),
@@ -111,8 +111,8 @@ WorkerClient::~WorkerClient() {
     all_.clear();  // while the rest is still there: each takes leave of it
 }
 
-std::unique_ptr<Exchange> WorkerClient::start(std::vector<std::string_view> parts, ReplySink& sink) {
-    std::unique_ptr<Exchange> exchange(new Exchange(shared_from_this(), std::move(parts), sink));
+std::unique_ptr<Exchange> WorkerClient::start(const RequestParts& parts, ReplySink& sink) {
+    std::unique_ptr<Exchange> exchange(new Exchange(shared_from_this(), parts, sink));
     exchange->begin();
     return exchange;
 }

@@ -51,22 +51,23 @@ void WorkerConnection::ready(std::uint32_t events) {
     deliver();
 }
 
-void WorkerConnection::begin(std::span<const std::string_view> parts, Exchange& exchange) {
+void WorkerConnection::begin(const RequestParts& parts, Exchange& exchange) {
     exchange_ = &exchange;
     replied_ = false;
     unsent_ = 0;
-    out_.assign(1, {header_.data(), header_.size()});
-    std::size_t length = 0;
-    for (const std::string_view part : parts) {
-        if (!part.empty()) out_.push_back(part_of(part));
-        length += part.size();
-    }
-    header_ = frame_header(static_cast<std::uint32_t>(length));  // which the client has checked
-    write();
+    header_ = frame_header(static_cast<std::uint32_t>(parts.size()));  // which the client has checked
+    out_ = {iovec{header_.data(), header_.size()}, part_of(parts.payload), part_of(parts.annotations)};
+    client_.sends_.add(*this, socket_, out_);
 }
 
-void WorkerConnection::write() {
-    const Transfer sent = send_parts(socket_, std::span(out_).subspan(unsent_));
+void WorkerConnection::sent(const Transfer& transfer) {
+    wrote(transfer);
+    if (exchange_ != nullptr && has_news()) exchange_->deliver_soon();
+}
+
+void WorkerConnection::write() { wrote(send_parts(socket_, std::span(out_).subspan(unsent_))); }
+
+void WorkerConnection::wrote(const Transfer& sent) {
     if (sent.error != 0 && !sent.would_block()) return ended(Ending::reset);
     pop_sent(sent.size);
     // A short write means that the socket is full: nothing is tried again before it says that it is not.
@@ -203,6 +204,7 @@ void WorkerConnection::close() noexcept {
 }
 
 Fd WorkerConnection::give_up() noexcept {
+    if (writing()) client_.sends_.remove(*this);
     if (std::exchange(watched_for_, 0) != 0) client_.loop_.remove(socket_.get());
     Fd socket = std::exchange(socket_, Fd());
     client_.closed(*this);

@@ -6,6 +6,7 @@ namespace anyserve {
 
 WorkerClients::WorkerClients(EventLoop& loop, const AgentConfig& config, OnViolation on_violation)
     : loop_(loop),
+      sends_(loop),
       options_{config.max_message_bytes, config.connect_timeout},
       on_violation_(std::move(on_violation)) {}
 
@@ -14,7 +15,7 @@ WorkerClients::~WorkerClients() { close(); }
 WorkerClient& WorkerClients::of(const WorkerEndpointPtr& endpoint) {
     if (const auto found = known_.find(endpoint.get()); found != known_.end()) return *found->second.client;
     auto client = WorkerClient::create(
-        loop_, endpoint->path, options_,
+        loop_, sends_, endpoint->path, options_,
         [this, endpoint](const Failure& violation) { on_violation_(endpoint, violation); }, endpoint->share);
     return *known_.emplace(endpoint.get(), Known{endpoint, std::move(client)}).first->second.client;
 }

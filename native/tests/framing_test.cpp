@@ -108,6 +108,23 @@ TEST(FrameReader, MemoryFollowsWhatHasComeNotWhatWasSaid) {
     EXPECT_EQ(reader.room().size(), FrameReader::kRoomBytes);
 }
 
+TEST(FrameReader, FieldsBehindAFrameDoNotMoveIt) {
+    for (const std::size_t size : {std::size_t{100}, 2 * FrameReader::kRoomBytes}) {
+        FrameReader reader(size);
+        std::vector<std::string> frames;
+        const auto header = frame_header(static_cast<std::uint32_t>(size));
+        const std::string bytes = std::string(header.data(), header.size()) + std::string(size, 'x');
+        ASSERT_TRUE(reader.take(std::string_view(bytes).substr(0, size / 2), frames));
+        ASSERT_TRUE(reader.take(std::string_view(bytes).substr(size / 2), frames));
+        ASSERT_TRUE(reader.take(bytes, frames));  // and at once
+        for (std::string& frame : frames) {
+            const char* before = frame.data();
+            frame.append(100, 'f');
+            EXPECT_EQ(frame.data(), before);
+        }
+    }
+}
+
 TEST(FrameReader, ABigFrameIsReadToWhereItStays) {
     std::string payload(3 * FrameReader::kRoomBytes + 17, '\0');
     for (std::size_t index = 0; index < payload.size(); ++index) payload[index] = static_cast<char>(index * 7 % 251);

@@ -232,6 +232,7 @@ TEST_F(KServeServiceTest, ACallThatIsCancelledWaitsForNothing) {
     half.cancel();
     FakeCall& running = infer(message_of("m", {}, "0"));
     FakeCall& waiting = infer(message_of("m", {}, "1"));
+    driver.turn();  // which sends the first
     EXPECT_EQ(admission.waiting(), 1u);
     waiting.cancel();
     EXPECT_EQ(admission.waiting(), 0u);

@@ -164,6 +164,7 @@ private:
 class Driver {
 public:
     EventLoop loop;
+    SendBatch sends{loop};
 
     /// Lets the loop run until the predicate holds; false if it never did. It is asked whenever the loop was stopped,
     /// as recorders do at each call, and each millisecond for what happens without a call.

@@ -32,7 +32,7 @@ const std::string kBig(std::size_t{4} << 20, 'b');  // more than a socket takes 
 class WorkerClientTest : public ::testing::Test {
 protected:
     std::shared_ptr<WorkerClient> make_client(const WorkerClientOptions& options = {}) {
-        return WorkerClient::create(driver.loop, worker.path(), options,
+        return WorkerClient::create(driver.loop, driver.sends, worker.path(), options,
                                     [this](const Failure& violation) { violations.push_back(violation.text); });
     }
     std::unique_ptr<Exchange> start(std::string_view payload, Recorder& recorder) {
@@ -83,7 +83,7 @@ TEST_F(WorkerClientTest, SendsThePartsAsOneFrame) {
         peer.reply("");
     });
     Recorder recorder(driver.loop);
-    const auto exchange = client->start({"a", "", "bc"}, recorder);
+    const auto exchange = client->start({"a", "bc"}, recorder);
     ASSERT_TRUE(driver.until([&] { return !recorder.frames.empty(); }));
     EXPECT_EQ(recorder.frames, std::vector<std::string>{"reply"});
     EXPECT_FALSE(exchange->finish());
@@ -265,7 +265,7 @@ TEST_F(WorkerClientTest, NoFailureIsToldFromInsideStart) {
 }
 
 TEST_F(WorkerClientTest, APathThatNoSocketHasIsUnreachableButNotRefused) {
-    client = WorkerClient::create(driver.loop, std::string(300, 'p'), {}, {});
+    client = WorkerClient::create(driver.loop, driver.sends, std::string(300, 'p'), {}, {});
     const Failure failure = failing("a");
     EXPECT_EQ(failure.kind, FailureKind::unreachable);
     EXPECT_FALSE(failure.refused);
@@ -477,6 +477,7 @@ TEST_F(WorkerClientTest, BytesBehindWhatOneReadTakes) {
     });
     Recorder recorder(driver.loop);
     const auto exchange = start("request", recorder);
+    driver.turn();  // which sends it
     sent.get_future().wait();
     std::optional<Failure> violation;
     recorder.act = [&] {
@@ -647,6 +648,7 @@ TEST_F(WorkerClientTest, WhoWaitsForTheBacklogTakesAConnectionThatBecomesIdle) {
     Peer peer = worker.accept();
     const Connected blocks = connect_unix(worker.path());
     const auto two = start("second", second);
+    driver.turn();  // which sends the first
     EXPECT_EQ(peer.frame(), "first");
     peer.reply("");
     ASSERT_TRUE(driver.until([&] { return !first.frames.empty(); }));
@@ -802,6 +804,7 @@ TEST_F(WorkerClientTest, ReadOutGivesWhatWasSentAndThenTheEnd) {
     });
     Recorder recorder(driver.loop);
     const auto exchange = start("request", recorder);
+    driver.turn();  // which sends it
     sent.get_future().wait();
     client->read_out();
     ASSERT_TRUE(driver.until([&] { return recorder.failure.has_value(); }));
@@ -863,7 +866,7 @@ TEST_F(WorkerClientTest, EverythingMayBeLetGoInsideOfACall) {
 }
 
 TEST_F(WorkerClientTest, TheWorkerMayBeDroppedAtItsViolation) {
-    client = WorkerClient::create(driver.loop, worker.path(), {}, [this](const Failure& violation) {
+    client = WorkerClient::create(driver.loop, driver.sends, worker.path(), {}, [this](const Failure& violation) {
         violations.push_back(violation.text);
         client->close();
     });

@@ -152,8 +152,8 @@ void run(const json& vector) {
     std::map<std::string, std::shared_ptr<WorkerClient>> clients;
     for (const std::string& name : order) {
         workers[name] = std::make_unique<VectorWorker>(directory / name, attempts[name]);
-        clients[name] =
-            WorkerClient::create(driver.loop, directory / name, {.connect_timeout = std::chrono::milliseconds(20)}, {});
+        clients[name] = WorkerClient::create(driver.loop, driver.sends, directory / name,
+                                             {.connect_timeout = std::chrono::milliseconds(20)}, {});
         if (!workers[name]->begins_kept()) continue;
         EXPECT_EQ(dispatch(driver, clients, {name}, "before").status, "OK");
     }

@@ -34,7 +34,7 @@ inline constexpr std::size_t kMaxStatusMessage = 4096;
 ///
 /// White space around a value is dropped. A value of a `-bin` name is split at commas and decoded from base64, padded
 /// or not; a part that is no base64 is left out, since nobody could read it (`serving.grpc.field-values`).
-void append_metadata(Metadata& metadata, std::string_view name, std::string_view value);
+void append_metadata(Metadata& metadata, std::string name, std::string value);
 
 /// Decodes standard base64, padded or not; nothing if it is malformed.
 [[nodiscard]] std::optional<std::string> decode_base64(std::string_view text);

@@ -12,16 +12,15 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "anyserve/fifo.hpp"
 #include "anyserve/http2_limits.hpp"
 #include "anyserve/http2_output.hpp"
 
@@ -82,10 +81,11 @@ private:
 
     Http2Session& session_;
     std::int32_t id_;
+    std::size_t place_ = 0;  // among the session's streams
     std::unique_ptr<class StreamHandler> handler_;
     RequestHead head_;
     std::size_t header_bytes_ = 0;
-    std::deque<Chunk> chunks_;
+    Fifo<Chunk> chunks_;
     std::vector<std::pair<std::string, std::string>> trailers_;
     TokenBucket::Time progress_{};   // of the response: when it last had nothing to send, or sent something
     std::size_t sent_chunks_ = 0;    // of which the handler has not been told
@@ -165,9 +165,11 @@ private:
     Accept accept_;
     std::function<void()> wants_pump_;
     std::unique_ptr<nghttp2_session, void (*)(nghttp2_session*)> session_;
-    std::unordered_map<std::int32_t, std::unique_ptr<Http2Stream>> streams_;
-    std::vector<std::int32_t> sent_;  // streams whose handlers are to be told of what has gone
-    OutputQueue* output_ = nullptr;   // while pumping
+    std::vector<std::unique_ptr<Http2Stream>> streams_;  // in no order; the library finds each by its number
+    std::vector<std::int32_t> sent_;                     // streams whose handlers are to be told of what has gone
+    std::vector<std::int32_t> telling_;                  // those that are being told
+    Http2Stream* reading_ = nullptr;                     // whose header block is coming
+    OutputQueue* output_ = nullptr;                      // while pumping
     TokenBucket resets_;
     TokenBucket idle_frames_;
     Time now_;  // of the current call

@@ -1,6 +1,7 @@
 // Why nothing serves what a client asks for, and what it may have meant.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,18 +24,25 @@ class NoMatch {
 public:
     /// So many names are compared, the first in their order.
     static constexpr std::size_t kMaxCompared = 200;
+    /// A target is remembered whose names have no more bytes together.
+    static constexpr std::size_t kMaxRemembered = 256;
 
     NoMatch(Registry& registry, Workers& workers) noexcept : registry_(registry), workers_(workers) {}
 
     [[nodiscard]] InferenceError explain(const Target& target);
 
 private:
+    [[nodiscard]] std::string not_found(const Target& target);
     [[nodiscard]] std::string hint(const Target& target);
-    [[nodiscard]] std::span<const std::string> names();
+    void forget_if_changed();
 
     Registry& registry_;
     Workers& workers_;
-    std::vector<std::string> names_;
+    // Kept until registrations change: with many of them the names cost far more than the answer, and a client that
+    // asks for what is not there mostly asks again.
+    std::optional<std::vector<std::string>> names_;
+    std::optional<Target> asked_;
+    std::string answer_;
     RoutePtr as_of_;  // of no target; another one tells that registrations have changed since
 };
 

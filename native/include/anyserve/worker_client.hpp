@@ -19,6 +19,7 @@
 
 #include "anyserve/event_loop.hpp"
 #include "anyserve/fd.hpp"
+#include "anyserve/send_batch.hpp"
 #include "anyserve/worker_client_table.hpp"
 #include "anyserve/worker_endpoint.hpp"
 
@@ -27,6 +28,14 @@ namespace anyserve {
 class Exchange;
 class WorkerClient;
 class WorkerConnection;
+
+/// What a request frame is made of, one behind the other: the client's bytes, and what the agent adds to them.
+struct RequestParts {
+    std::string_view payload;
+    std::string_view annotations = {};
+
+    [[nodiscard]] std::size_t size() const noexcept { return payload.size() + annotations.size(); }
+};
 
 /// Who gets the replies. In each of its functions the exchange may be finished, left, paused and destroyed, another one
 /// started, and the client let go.
@@ -64,7 +73,7 @@ public:
 private:
     friend class WorkerClient;
     friend class WorkerConnection;
-    Exchange(std::shared_ptr<WorkerClient> client, std::vector<std::string_view> parts, ReplySink& sink);
+    Exchange(std::shared_ptr<WorkerClient> client, const RequestParts& parts, ReplySink& sink);
 
     void begin();
     void connect();
@@ -74,7 +83,7 @@ private:
     void failed(Failure failure);
 
     std::shared_ptr<WorkerClient> client_;
-    std::vector<std::string_view> parts_;
+    RequestParts parts_;
     ReplySink* sink_;
     WorkerConnection* connection_ = nullptr;
     EventLoop::Timer later_;  // the next attempt to connect, or to tell the sink
@@ -114,21 +123,21 @@ public:
 
     /// `path`: the worker's socket. `on_violation` is called each time the worker breaks the framing, also from inside
     /// `Exchange::finish`; it may close the client. `share`: with the clients of other threads; null: there are none.
-    [[nodiscard]] static std::shared_ptr<WorkerClient> create(EventLoop& loop, std::string path,
+    [[nodiscard]] static std::shared_ptr<WorkerClient> create(EventLoop& loop, SendBatch& sends, std::string path,
                                                               const WorkerClientOptions& options,
                                                               OnViolation on_violation,
                                                               std::shared_ptr<ConnectionShare> share = nullptr);
-    WorkerClient(Private, EventLoop& loop, std::string path, const WorkerClientOptions& options,
+    WorkerClient(Private, EventLoop& loop, SendBatch& sends, std::string path, const WorkerClientOptions& options,
                  OnViolation on_violation, std::shared_ptr<ConnectionShare> share);
     ~WorkerClient();
     WorkerClient(const WorkerClient&) = delete;
     WorkerClient& operator=(const WorkerClient&) = delete;
 
-    /// Sends a request frame whose payload is the parts, one behind the other. Their bytes and the sink must stay until
-    /// the exchange is destroyed or has failed; the bytes no longer than until the first reply frame.
+    /// Sends a request frame at the end of the turn. The bytes of its parts and the sink must stay until the exchange
+    /// is destroyed or has failed; the bytes no longer than until the first reply frame.
     ///
     /// On a kept connection a request that was not taken is sent once more on a new one (`frame.retry.kept`).
-    [[nodiscard]] std::unique_ptr<Exchange> start(std::vector<std::string_view> parts, ReplySink& sink);
+    [[nodiscard]] std::unique_ptr<Exchange> start(const RequestParts& parts, ReplySink& sink);
 
     /// The worker is lost: closes every connection. Exchanges under way fail with `gone`, or `not_taken` where the
     /// request was not wholly written.
@@ -166,6 +175,7 @@ private:
     void violated(const Failure& violation);
 
     EventLoop& loop_;
+    SendBatch& sends_;
     std::string path_;
     WorkerClientOptions options_;
     OnViolation on_violation_;

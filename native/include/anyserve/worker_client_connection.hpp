@@ -15,16 +15,18 @@
 #include "anyserve/event_loop.hpp"
 #include "anyserve/fd.hpp"
 #include "anyserve/framing.hpp"
+#include "anyserve/send_batch.hpp"
 #include "anyserve/worker_client_table.hpp"
 
 namespace anyserve {
 
 class Exchange;
 class WorkerClient;
+struct RequestParts;
 
 /// Between `begin` and `end` it carries an exchange, else it is idle. Once closed it only gives what it has read, and
 /// is discarded when its exchange has gone too. Owned by its client.
-class WorkerConnection final : public EventLoop::Handler {
+class WorkerConnection final : public EventLoop::Handler, private SendBatch::Sender {
 public:
     WorkerConnection(WorkerClient& client, Fd socket);
     ~WorkerConnection();
@@ -39,7 +41,7 @@ public:
     void ready(std::uint32_t events) override;
 
     /// Sends a request frame made of the parts, whose bytes stay until it is written.
-    void begin(std::span<const std::string_view> parts, Exchange& exchange);
+    void begin(const RequestParts& parts, Exchange& exchange);
     /// Gives the exchange what there is for it, as long as it is not paused.
     void deliver();
     /// The exchange is over: what came beyond its last frame is a violation.
@@ -56,6 +58,8 @@ public:
 private:
     void read();
     void write();
+    void sent(const Transfer& transfer) override;
+    void wrote(const Transfer& transfer);
     bool received(std::size_t in_room, std::string_view behind);
     void ended(Ending ending);
     void violate(std::string what);
@@ -76,8 +80,8 @@ private:
     bool unread_ = false;            // the socket may hold more than was read
 
     std::array<char, kFrameHeaderBytes> header_{};
-    std::vector<iovec> out_;  // the request frame
-    std::size_t unsent_ = 0;  // the first of `out_` that is not wholly sent
+    std::array<iovec, 3> out_{};        // the request frame
+    std::size_t unsent_ = out_.size();  // the first of `out_` that is not wholly sent
 
     FrameReader reader_;
     std::vector<std::string> frames_;  // complete, for the exchange; those before `next_frame_` are given

@@ -8,6 +8,7 @@
 
 #include "anyserve/config.hpp"
 #include "anyserve/event_loop.hpp"
+#include "anyserve/send_batch.hpp"
 #include "anyserve/worker_client.hpp"
 #include "anyserve/worker_endpoint.hpp"
 
@@ -42,6 +43,7 @@ private:
     };
 
     EventLoop& loop_;
+    SendBatch sends_;
     const WorkerClientOptions options_;
     const OnViolation on_violation_;
     std::unordered_map<const WorkerEndpoint*, Known> known_;
