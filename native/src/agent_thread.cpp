@@ -107,6 +107,8 @@ std::variant<AgentThread::Ports, StartError> AgentThread::start() {
     const Ports ports{agent_->port(), agent_->management_port()};
     for (const auto& loop : loops_) {
         threads_.push_back(start_without_signals([&loop = *loop] { loop.run(); }));
+        const std::string name = "anyserve-io-" + std::to_string(threads_.size());  // for top and debuggers
+        pthread_setname_np(threads_.back().native_handle(), name.c_str());
     }
     return ports;
 }

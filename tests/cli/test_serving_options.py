@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from anyserve import AnyserveClient
+from anyserve.control.agents import available_implementations
 from anyserve_conformance.launch import reserved_ports
 from support.command import Instance, run, serving, started, write_app
 from support.processes import Running, short_directory
@@ -208,6 +209,20 @@ def test_a_bad_limit_of_http2_is_named(tmp_path: Path, limit: str, words: str) -
     done = run("--port=0", "--management-port=0", f"--http2-limit={limit}", directory=tmp_path)
     assert done.status == 2
     assert words in done.stderr
+
+
+def test_the_reference_agent_has_one_io_thread(tmp_path: Path) -> None:
+    done = run("--impl=reference", "--port=0", "--management-port=0", "--io-threads=2", directory=tmp_path)
+    assert done.status == 2
+    assert "--io-threads" in done.stderr
+
+
+@pytest.mark.skipif("native" not in available_implementations(), reason="the native agent is not in this installation")
+def test_several_io_threads(tmp_path: Path) -> None:
+    with serving(APP, "--impl=native", "--io-threads=2", directory=tmp_path) as instance:
+        names = [path.read_text() for path in Path(f"/proc/{instance.pid}/task").glob("*/comm")]
+        assert sum(name.startswith("anyserve-io") for name in names) == 2, names
+        assert instance.stop() == 0
 
 
 def test_a_limit_of_http2_holds(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ OPTIONS = {
     "asan": "ASAN_OPTIONS=detect_leaks=0:abort_on_error=1",
     "tsan": f"TSAN_OPTIONS=halt_on_error=1:abort_on_error=1:suppressions={Path(__file__).with_name('tsan.supp')}",
 }
+THREADS = {"asan": 1, "tsan": 3}
 PROFILES = ("kserve-core", "agent-serving", "agent-management", "agent-streaming")
 
 
@@ -34,9 +35,10 @@ def test_sanitized_agent(name: str, tmp_path: Path) -> None:
         ["c++", f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True
     ).stdout.strip()
     command = f"env LD_PRELOAD={Path(runtime).resolve()} {OPTIONS[name]} {sys.executable} {RUN_WITH} {module}"
+    agent = f"--impl native --io-threads {THREADS[name]} --port {{port}} --management-port {{management_port}}"
     conforms(
         f"native-{name}",
-        *("--launch", f"{command} --impl native --port {{port}} --management-port {{management_port}}"),
+        *("--launch", f"{command} {agent}"),
         *(f"--profile={profile}" for profile in PROFILES),
         directory=tmp_path,
     )
