@@ -99,7 +99,7 @@ TEST_F(SendBatchTest, TellsHowFarEachHasCome) {
 }
 
 TEST_F(SendBatchTest, WhatTheKernelDoesNotTakeTogetherIsSentByItself) {
-    for (const std::size_t bad : {0, 1}) {  // the kernel stops before it, or takes none
+    for (const std::size_t bad : {0U, 1U}) {  // the kernel stops before it, or takes none
         const auto all = make(3);
         all[bad]->ours.reset();
         for (const auto& each : all) each->add_to(batch, "bytes");
