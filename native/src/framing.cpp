@@ -4,12 +4,11 @@
 #include <cstring>
 #include <utility>
 
+#include "anyserve/message_room.hpp"
+
 namespace anyserve {
 namespace {
 
-// A length alone must not be able to exhaust even the address space; longer payloads are moved a few times as they
-// grow.
-constexpr std::size_t kReservedBytes = std::size_t{64} << 20;
 /// Room behind a payload: its owner appends a few fields (`frame.reply.*`), which should not move all of it.
 constexpr std::size_t kSpareBytes = 128;
 
@@ -40,8 +39,7 @@ bool FrameReader::take(std::size_t in_room, std::string_view behind, std::vector
             behind.remove_prefix(length_);
             prefix_size_ = 0;
         } else {
-            payload_.reserve(std::min(length_, kReservedBytes) +
-                             kSpareBytes);  // address space; memory comes with the bytes
+            make_room(payload_, length_ + kSpareBytes);
         }
     }
     return true;

@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "anyserve/message_room.hpp"
+
 namespace anyserve {
 namespace {
 
 constexpr std::size_t kPrefixBytes = 5;
-/// Address space that is taken at once for a message: memory comes with its bytes. Longer ones are moved as they grow.
-constexpr std::size_t kReservedBytes = std::size_t{64} << 20;
 constexpr int kZlibOrGzip = 15 + 32;  // the largest window; zlib looks which of the two headers is there
 
 }  // namespace
@@ -71,7 +71,7 @@ std::optional<MessageReader::Event> MessageReader::read_prefix() {
     }
     in_body_ = true;
     message_.clear();
-    message_.reserve(std::min(length_, kReservedBytes));
+    make_room(message_, length_);
     return Event::prefix;
 }
 
