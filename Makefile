@@ -60,9 +60,9 @@ soak: ## a million requests with reconnects, cancellations and dying workers: do
 	@$(SETUP) native tox tools
 	$(TOX) -e soak -- $(ARGS)
 
-sanitize: ## C++ tests and conformance suite under ASan+UBSan and under TSan (make test: the first alone)
+sanitize: ## all C++ tests and the conformance suite under ASan+UBSan and TSan (make test: a part of it)
 	@$(SETUP) native tox tools
-	SANITIZERS='asan tsan' $(TOX) -e native -- tests/native $(ARGS)
+	SANITIZERS='asan tsan' $(TOX) -e native -- tests/native/test_cpp.py tests/native/test_sanitized.py $(ARGS)
 
 fuzz: ## run each fuzzer for FUZZ_SECONDS (default 600); what it finds stays in build/corpus
 	@$(SETUP) native tox tools

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from support.native_build import ROOT, build
+from support.native_build import ROOT, need, sanitized
 
 FUZZERS = sorted(path.stem for path in (ROOT / "native" / "fuzz").glob("*_fuzz.cpp"))
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "5"))
@@ -16,12 +16,8 @@ SECONDS = int(os.environ.get("FUZZ_SECONDS", "5"))
 @pytest.mark.timeout(SECONDS + 1200)
 @pytest.mark.parametrize("fuzzer", FUZZERS)
 def test_fuzz(fuzzer: str) -> None:
-    directory = build(
-        "fuzz",
-        *("ANYSERVE_SANITIZE=address,undefined", "ANYSERVE_FUZZERS=ON"),
-        targets=("fuzzers",),
-        compiler="clang++",
-    )
+    need("clang++")  # whose libFuzzer it is
+    directory = sanitized("asan", target="fuzzers")
     seeds = directory / "fuzz" / "seeds" / fuzzer.removesuffix("_fuzz")
     # What is found between runs of `make fuzz` is kept; what has failed stays as a file beside it.
     corpus = ROOT / "build" / "corpus" / fuzzer
