@@ -74,8 +74,7 @@ struct ClientSide {
           info(loop, state, common.server_version),
           dispatcher(loop, state, clients),
           kserve(
-              loop, common.config, dispatcher, info, [&common] { return common.ready.load(); },
-              common.instance_secret),
+              loop, common.config, dispatcher, info, [&common] { return common.ready.load(); }, common.instance_secret),
           standard(loop, {"inference.GRPCInferenceService"}),
           server(
               loop, client_limits(common.config),

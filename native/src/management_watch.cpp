@@ -21,8 +21,7 @@ messages::Event event_message(const Event& event) {
 
 class WatchCall final : public UnaryHandler {
 public:
-    WatchCall(ServerCall& call, EventLoop& loop, SharedState& state)
-        : UnaryHandler(call), loop_(loop), state_(state) {}
+    WatchCall(ServerCall& call, EventLoop& loop, SharedState& state) : UnaryHandler(call), loop_(loop), state_(state) {}
     ~WatchCall() override { end(); }
 
     void on_cancel() override { end(); }
@@ -37,10 +36,10 @@ private:
 
     EventLoop& loop_;
     SharedState& state_;
-    std::unique_ptr<Watcher> watcher_;      // null: it has ended
+    std::unique_ptr<Watcher> watcher_;                                        // null: it has ended
     std::shared_ptr<const bool> alive_ = std::make_shared<const bool>(true);  // for who is woken
-    std::deque<RegistrationPtr> existing_;  // that have not been told
-    std::uint64_t sequence_ = 0;            // of the last event before this call watched
+    std::deque<RegistrationPtr> existing_;                                    // that have not been told
+    std::uint64_t sequence_ = 0;  // of the last event before this call watched
 };
 
 void WatchCall::on_request(std::string bytes) {

@@ -103,9 +103,7 @@ bool Workers::unregister_worker(std::string_view worker_id) {
     return true;
 }
 
-void Workers::drop(std::string_view worker_id, std::string_view reason) {
-    lose(worker_id, reason, ClientEnd::close);
-}
+void Workers::drop(std::string_view worker_id, std::string_view reason) { lose(worker_id, reason, ClientEnd::close); }
 
 void Workers::ended(std::string_view worker_id, std::string_view reason) {
     if (const auto [place, inserted] = ended_.emplace(worker_id); inserted) {

@@ -106,7 +106,8 @@ protected:
         small.max_stream_requests = 4;
         return small;
     }();
-    SharedState state{driver.loop, config,
+    SharedState state{driver.loop,
+                      config,
                       [this](const WorkerEndpointPtr& endpoint, ClientEnd how) {
                           driver.loop.run_soon([this, endpoint, how] { clients.end(endpoint, how); });
                       },

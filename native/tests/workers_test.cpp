@@ -63,15 +63,16 @@ protected:
     EventLog events{4};
     Lines logged;
     std::vector<std::pair<std::string, ClientEnd>> ended;
-    Workers workers{driver.loop,
-                    config,
-                    registry,
-                    admission,
-                    events,
-                    [this](const WorkerEndpointPtr& endpoint, ClientEnd how) { ended.emplace_back(endpoint->path, how); },
-                    [this](const LogRecord& record) {
-                        logged.push_back(std::string(record.message) + " " + record.fields.at(0).second);
-                    }};
+    Workers workers{
+        driver.loop,
+        config,
+        registry,
+        admission,
+        events,
+        [this](const WorkerEndpointPtr& endpoint, ClientEnd how) { ended.emplace_back(endpoint->path, how); },
+        [this](const LogRecord& record) {
+            logged.push_back(std::string(record.message) + " " + record.fields.at(0).second);
+        }};
     std::unique_ptr<Watcher> watcher;
 };
 

@@ -50,11 +50,13 @@ struct StartError {
 class Agent {
 public:
     /// Args:
-    ///   loops: of the I/O threads, at least one. They must outlive the agent, and all but the first are to have stopped
+    ///   loops: of the I/O threads, at least one. They must outlive the agent, and all but the first are to have
+    ///   stopped
     ///     when it is destroyed.
     ///   instance_secret: told to the workers that this instance starts: their calls are let in while it drains.
     ///   server_version: what ServerMetadata tells.
-    Agent(std::span<EventLoop* const> loops, AgentConfig config, std::string instance_secret, std::string server_version, Log log);
+    Agent(std::span<EventLoop* const> loops, AgentConfig config, std::string instance_secret,
+          std::string server_version, Log log);
     ~Agent();
     Agent(const Agent&) = delete;
     Agent& operator=(const Agent&) = delete;

@@ -74,7 +74,7 @@ private:
     NoticeQueue notices_;
     std::vector<std::unique_ptr<EventLoop>> loops_;
     std::unique_ptr<AskedLifecycle> lifecycle_;
-    std::unique_ptr<Agent> agent_;  // used on the first thread alone while that runs
+    std::unique_ptr<Agent> agent_;      // used on the first thread alone while that runs
     std::vector<std::thread> threads_;  // one for each loop, once they run
 };
 

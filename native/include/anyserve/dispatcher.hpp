@@ -98,7 +98,7 @@ private:
     std::optional<Turn> turn_;  // while it is among the dispatcher's turns; under the lock
     std::optional<Slot> slot_;  // while an exchange is under way
     WorkerEndpointPtr endpoint_;
-    std::string annotations_;   // behind the request's payload in the frame
+    std::string annotations_;  // behind the request's payload in the frame
     std::unique_ptr<Exchange> exchange_;
     EventLoop::Clock::time_point arrived_{};
     EventLoop::Clock::time_point started_{};

@@ -104,7 +104,7 @@ private:
     Clock::time_point now_;
     std::atomic<bool> stop_{false};
     std::atomic<std::thread::id> thread_;  // that runs it; none between runs
-    std::mutex mutex_;  // guards posted_
+    std::mutex mutex_;                     // guards posted_
     std::vector<std::function<void()>> posted_;
 };
 

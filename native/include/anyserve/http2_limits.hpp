@@ -108,7 +108,8 @@ struct ServerTotals {
 };
 
 /// Bytes that messages hold: a request from its five-byte prefix on, with its announced length, until its call is
-/// answered; a reply until it has gone to the socket. Those of one connection, which are part of those of the whole server.
+/// answered; a reply until it has gone to the socket. Those of one connection, which are part of those of the whole
+/// server.
 class ByteBudget {
 public:
     ByteBudget(std::size_t limit, SharedCount& whole, std::size_t whole_limit) noexcept

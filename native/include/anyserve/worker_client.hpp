@@ -111,8 +111,8 @@ struct WorkerClientOptions {
 /// The connections of one thread to one worker.
 ///
 /// There are never more of them than exchanges that run at once, which the caller bounds; idle ones are reused, last
-/// used first, also those of other threads (`ConnectionShare`). Exchanges under way keep their client alive: the owner may let go of it at any time, after `retire` or
-/// `close`.
+/// used first, also those of other threads (`ConnectionShare`). Exchanges under way keep their client alive: the owner
+/// may let go of it at any time, after `retire` or `close`.
 class WorkerClient : public std::enable_shared_from_this<WorkerClient> {
     struct Private {
         explicit Private() = default;

@@ -38,7 +38,8 @@ public:
 
     /// A member has an idle connection more.
     void add_idle(std::size_t member);
-    /// An idle connection of a member has closed. One that was promised may be meant: whom it was promised to finds out.
+    /// An idle connection of a member has closed. One that was promised may be meant: whom it was promised to finds
+    /// out.
     void drop_idle(std::size_t member);
     /// Promises the caller an idle connection, its own if it has one, and tells whose it is; nothing: none is idle.
     [[nodiscard]] std::optional<std::size_t> take_idle(std::size_t member);
