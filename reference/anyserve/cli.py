@@ -153,7 +153,7 @@ def main() -> None:
     "--io-threads",
     default=DEFAULTS.io_threads,
     type=click.IntRange(1, MAX_IO_THREADS),
-    help="Threads of the native agent that serve clients and talk to workers; more only where there are cores to spare.",
+    help="Threads of the native agent that serve clients and talk to workers; more help only where cores are idle.",
 )
 @click.option(
     "--max-concurrent-rpcs", default=DEFAULTS.max_concurrent_rpcs, type=click.IntRange(1), help="Client calls at once."
