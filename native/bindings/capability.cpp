@@ -23,6 +23,7 @@ using Items = std::vector<std::pair<Text, Text>>;
 
 Capability capability_of(const std::map<Text, Text>& items) {
     std::vector<Capability::Item> made;
+    made.reserve(items.size());
     for (const auto& [key, value] : items) made.emplace_back(key.bytes, value.bytes);
     return or_raise(Capability::make(std::move(made)));
 }
