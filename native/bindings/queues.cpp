@@ -8,6 +8,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 
+#include <array>
 #include <exception>
 #include <memory>
 #include <unordered_map>
@@ -184,19 +185,19 @@ nb::dict depths_of(PythonAdmission& self) {
 }  // namespace
 
 void init_queues(nb::module_& m) {
-    static PyType_Slot ticket_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(traverse_ticket)},
-                                         {Py_tp_clear, reinterpret_cast<void*>(clear_ticket)},
-                                         {0, nullptr}};
-    static PyType_Slot admission_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(traverse_admission)},
-                                            {Py_tp_clear, reinterpret_cast<void*>(clear_admission)},
-                                            {0, nullptr}};
+    static std::array ticket_slots = {PyType_Slot{Py_tp_traverse, reinterpret_cast<void*>(traverse_ticket)},
+                                      PyType_Slot{Py_tp_clear, reinterpret_cast<void*>(clear_ticket)},
+                                      PyType_Slot{0, nullptr}};
+    static std::array admission_slots = {PyType_Slot{Py_tp_traverse, reinterpret_cast<void*>(traverse_admission)},
+                                         PyType_Slot{Py_tp_clear, reinterpret_cast<void*>(clear_admission)},
+                                         PyType_Slot{0, nullptr}};
     nb::exception<Raised<QueueFull>>(m, "QueueFull");
     nb::exception<Raised<NothingLeft>>(m, "NothingLeft");
     nb::class_<PythonSlot>(m, "Slot").def_ro("registration", &PythonSlot::registration);
-    nb::class_<PythonTicket>(m, "Ticket", nb::type_slots(ticket_slots))
+    nb::class_<PythonTicket>(m, "Ticket", nb::type_slots(ticket_slots.data()))
         .def(nb::init<std::shared_ptr<Registry>, Target, nb::callable>(), "registry"_a, "target"_a, "granted"_a)
         .def("exclude", [](PythonTicket& self, RegistrationPtr tried) { self.exclude(std::move(tried)); });
-    nb::class_<PythonAdmission>(m, "Admission", nb::type_slots(admission_slots))
+    nb::class_<PythonAdmission>(m, "Admission", nb::type_slots(admission_slots.data()))
         .def(nb::init<std::size_t, std::uint32_t>(), "queue_size"_a, "default_max_concurrency"_a)
         .def("submit", &PythonAdmission::submit)
         .def("withdraw", &PythonAdmission::withdraw)

@@ -58,6 +58,7 @@ nb::tuple scanned_stream_reply(const nb::bytes& data) {
     StreamReply reply;
     check(scan_stream_reply(view(data), reply));
     std::vector<Part> parts;
+    parts.reserve(reply.parts.size());
     for (const auto& part : reply.parts) parts.emplace_back(part.begin, part.first, part.last);
     const nb::object response = reply.response ? nb::object(python(*reply.response)) : nb::none();
     return nb::make_tuple(Text(reply.error_message), response, nb::tuple(nb::cast(parts)));
@@ -67,7 +68,8 @@ nb::bytes extended_response(const nb::bytes& data, const std::vector<Part>& part
     StreamReply reply;
     std::size_t end = 0;
     for (const auto& [begin, first, last] : parts) {
-        if (!(end <= begin && begin <= first && first <= last)) throw nb::value_error("parts overlap");
+        const bool in_order = end <= begin && begin <= first && first <= last;
+        if (!in_order) throw nb::value_error("parts overlap");
         reply.parts.push_back({begin, first, end = last});
     }
     if (end > data.size()) throw nb::value_error("a part lies behind the data");
