@@ -335,8 +335,10 @@ int Http2Session::send_body(Http2Stream& stream, std::string_view frame_header, 
         chunk.sent += count;
         length -= count;
     }
-    output_->append(chunk.shared, chunk.body().substr(chunk.sent - chunk.prefix_size, length));
-    chunk.sent += length;
+    if (length > 0) {  // a window may have room for a part of the prefix alone
+        output_->append(chunk.shared, chunk.body().substr(chunk.sent - chunk.prefix_size, length));
+        chunk.sent += length;
+    }
     stream.progress_ = now_;
     if (chunk.rest() == 0) {
         stream.chunks_.pop();

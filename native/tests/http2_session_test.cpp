@@ -55,6 +55,24 @@ TEST(Http2Session, SendsLargeBodiesWhole) {
     }
 }
 
+TEST(Http2Session, SendsLargeBodiesThroughWindowsOfAFewBytes) {
+    const std::string bytes = message(std::string(20'000, 'b'));
+    for (std::uint32_t window = 1; window <= 6; ++window) {  // the prefix has five
+        Memory memory(identity);
+        memory.begin(window);
+        memory.send(open(1) + frame(data, 0, 1, bytes.substr(0, 16'384)));
+        memory.send(frame(data, kEndStream, 1, bytes.substr(16'384)));
+        EXPECT_EQ(memory.answers[1].data, bytes.substr(0, window));
+        for (int count = 2; count <= 7; ++count) {
+            memory.send(frame(window_update, 0, 1, number(window)));
+            EXPECT_EQ(memory.answers[1].data.size(), std::size_t{window} * static_cast<std::size_t>(count));
+        }
+        memory.send(frame(window_update, 0, 1, number(1u << 20)));
+        EXPECT_EQ(memory.answers[1].data, bytes);
+        EXPECT_EQ(memory.answers[1].status(), "0");
+    }
+}
+
 TEST(Http2Session, LetsLargeAnswersTakeTurns) {
     Memory memory(identity);
     memory.begin(0);

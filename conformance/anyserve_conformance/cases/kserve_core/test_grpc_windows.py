@@ -60,6 +60,22 @@ def test_window_of_one_byte(raw_http2: Connect) -> None:
 
 
 @requirement("serving.grpc.flow-control")
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_large_response_begins_in_a_tiny_window(raw_http2: Connect, model: Model, window: int) -> None:
+    """The first bytes of a large response, of which five are gRPC's prefix, go through a window of few bytes."""
+    connection = raw_http2(settings={INITIAL_WINDOW_SIZE: window}, auto_window=False)
+    connection.window_update(0, 4 * LARGE)
+    stream = connection.start(INFER, model.request(id="t" * LARGE))
+    answer = connection.streams[stream]
+    for times in range(1, 5):
+        expected = times * window
+        assert connection.wait(lambda: len(answer.data) == expected), f"{len(answer.data)} bytes came, not {expected}"  # noqa: B023
+        connection.window_update(stream, window)
+    connection.window_update(stream, 4 * LARGE)
+    _expect_id(connection.answer(stream), "t" * LARGE)
+
+
+@requirement("serving.grpc.flow-control")
 def test_window_of_the_connection(raw_http2: Connect, model: Model) -> None:
     """A response larger than the connection's window waits for it, although its stream's window is open."""
     connection = raw_http2(settings={INITIAL_WINDOW_SIZE: 1 << 20}, auto_window=False)
