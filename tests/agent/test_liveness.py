@@ -242,6 +242,13 @@ async def test_without_the_token_every_management_call_is_unauthenticated(
     assert set(await instance.management.workers()) == {"there"}
 
 
+@pytest.mark.parametrize("rpc", [rpc for rpc in EVERY_RPC if rpc != "WatchEvents"])
+async def test_the_token_is_looked_at_before_the_request(start_instance: StartInstance, rpc: str) -> None:
+    instance = await start_instance(management_token=TOKEN)
+    call = instance.management.channel.unary_unary(f"/anyserve.WorkerManagement/{rpc}")
+    assert (await failure(call(b"\x0a\x05no"))).code is Code.UNAUTHENTICATED
+
+
 @pytest.mark.parametrize("rpc", EVERY_RPC)
 async def test_with_the_token_every_management_call_is_served(start_instance: StartInstance, rpc: str) -> None:
     instance = await start_instance(management_token=TOKEN)

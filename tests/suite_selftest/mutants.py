@@ -431,7 +431,7 @@ _MANAGEMENT = [
     ),
     Mutant(
         "token-not-asked-for", "manage.token.required", "agent.management_service",
-        "        if self._config.management_token is None:\n            return\n", "        return\n",
+        "return () if token is None else (", "return () if True else (",
     ),
 ]  # fmt: skip
 

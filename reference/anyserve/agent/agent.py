@@ -143,7 +143,9 @@ class Agent:
         )
         self._standard.add_to(self._server)
         self._management_server = grpc.aio.server(
-            options=_server_options(MANAGEMENT_MESSAGE_BYTES), maximum_concurrent_rpcs=config.max_concurrent_rpcs
+            options=_server_options(MANAGEMENT_MESSAGE_BYTES),
+            maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+            interceptors=self._management.interceptors(),
         )
         self._management_server.add_generic_rpc_handlers(
             (rpc.handler(MANAGEMENT, self._management.methods(), aio=True),)

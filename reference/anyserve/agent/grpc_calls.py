@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import wraps
 from typing import Any
 from urllib.parse import quote
@@ -67,9 +67,9 @@ def _quoted(text: str) -> str:
     return quote(text, safe=PRINTABLE)
 
 
-def carries(context: Context, key: str, secret: str) -> bool:
+def carries(metadata: Iterable[tuple[str, str | bytes]] | None, key: str, secret: str) -> bool:
     """Whether a call's metadata has `secret` under `key`; takes equally long whatever was given."""
-    given = dict(context.invocation_metadata() or ()).get(key, "")
+    given = dict(metadata or ()).get(key, "")
     return isinstance(given, str) and hmac.compare_digest(given.encode(), secret.encode())
 
 

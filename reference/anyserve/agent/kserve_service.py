@@ -90,7 +90,7 @@ class KServeService:
 
     def _is_own(self, context: Context) -> bool:
         """Whether a call comes from one of this instance's own workers: it belongs to a call under way."""
-        return carries(context, INSTANCE_KEY, self._instance_secret)
+        return carries(context.invocation_metadata(), INSTANCE_KEY, self._instance_secret)
 
     def _end_call(self) -> None:
         self._calls -= 1

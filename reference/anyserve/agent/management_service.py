@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any
+
+import grpc
 
 from anyserve._proto import worker_management_pb2 as pb
 from anyserve.agent.config import AgentConfig
@@ -26,9 +28,27 @@ from anyserve.wire import MAX_CONCURRENCY, MAX_SOCKET_PATH
 
 __all__ = ["ManagementService", "registration_of"]
 
+SERVICE = pb.DESCRIPTOR.services_by_name["WorkerManagement"].full_name
 ADDRESS_PREFIX = "unix://"
 MAX_NAME_LENGTH = 256
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]*")
+
+
+class _TokenRequired(grpc.aio.ServerInterceptor):
+    """Refuses calls whose `authorization` is another one."""
+
+    def __init__(self, authorization: str) -> None:
+        self._authorization = authorization
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        ours = details.method.startswith(f"/{SERVICE}/")
+        if not ours or carries(details.invocation_metadata, "authorization", self._authorization):
+            return await continuation(details)
+        return grpc.unary_unary_rpc_method_handler(aborting(self._refuse))
+
+    @staticmethod
+    async def _refuse(_request: bytes, _context: Context) -> None:
+        raise InferenceError(Code.UNAUTHENTICATED, "this management port needs 'authorization: Bearer <token>'")
 
 
 class ManagementService:
@@ -54,23 +74,22 @@ class ManagementService:
             "WatchEvents": aborting(self.watch_events),
         }
 
+    def interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
+        """What comes before the handlers: the token, which is looked at before the request (`manage.token.*`)."""
+        token = self._config.management_token
+        return () if token is None else (_TokenRequired(f"Bearer {token}"),)
+
     def close(self) -> None:
         """Ends the calls that watch events, each when its client has taken the last one."""
         self._events.close()
 
-    def _guarded(self, handler: Callable[[Any], Any]) -> Callable[..., Any]:
+    @staticmethod
+    def _guarded(handler: Callable[[Any], Any]) -> Callable[..., Any]:
         @wraps(handler)
-        async def call(request: Any, context: Context) -> Any:
-            self._check_token(context)
+        async def call(request: Any, _context: Context) -> Any:
             return handler(request)
 
         return aborting(call)
-
-    def _check_token(self, context: Context) -> None:
-        if self._config.management_token is None:
-            return
-        if not carries(context, "authorization", f"Bearer {self._config.management_token}"):
-            raise InferenceError(Code.UNAUTHENTICATED, "this management port needs 'authorization: Bearer <token>'")
 
     def register_model(self, request: pb.RegisterModelRequest) -> pb.RegisterModelResponse:
         try:
@@ -107,7 +126,6 @@ class ManagementService:
         return pb.ListWorkersResponse(workers=map(self._worker_message, self._workers))
 
     async def watch_events(self, request: pb.WatchEventsRequest, context: Context) -> None:
-        self._check_token(context)
         try:
             with self._events.watching() as events:
                 # Taken at this very moment: nothing is told twice or missed between what exists and what comes.

@@ -104,6 +104,13 @@ def test_strangers_do_not_register(guarded: Agent) -> None:
 
 
 @requirement("manage.token.required")
+@pytest.mark.parametrize("rpc", [rpc for rpc in RPCS if rpc != "WatchEvents"])
+def test_looked_at_before_the_request(guarded: Agent, rpc: str) -> None:
+    """Without the token bytes that are no message are not even read."""
+    guarded.new_management(token="").call(rpc, b"\x0a\x05no").expect(grpc.StatusCode.UNAUTHENTICATED)
+
+
+@requirement("manage.token.required")
 def test_served_with_it(guarded: Agent) -> None:
     """With the token every management RPC is served."""
     worker = guarded.worker(guarded.name("m"), answer=answers("it"))
