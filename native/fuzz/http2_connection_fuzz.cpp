@@ -66,7 +66,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     bytes.append(reinterpret_cast<const char*>(data) + 1, size - 1);
     const std::size_t piece = (data[0] & 0x40) != 0 ? bytes.size() : std::size_t{data[0]} % 64 + 1;
     EventLoop loop;
-    GrpcServerState server(loop, small_limits(), router((data[0] & 0x80) != 0));
+    const auto totals = std::make_shared<ServerTotals>();
+    GrpcServerState server(loop, small_limits(), router((data[0] & 0x80) != 0), totals);
     GrpcConnectionState connection(server, "unix:");
     Http2Session::Time now = loop.now();
     Http2Session session(
@@ -82,6 +83,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     session.close();
     connection.ended.clear();
-    if (server.calls != 0 || server.held.used() != 0 || session.streams() != 0) std::abort();
+    const bool held = totals->calls.value() != 0 || totals->held_bytes.value() != 0;
+    if (held || session.streams() != 0) std::abort();
     return 0;
 }
