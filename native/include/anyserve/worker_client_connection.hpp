@@ -59,7 +59,7 @@ private:
     void read();
     void write();
     void sent(const Transfer& transfer) override;
-    void wrote(const Transfer& transfer);
+    void wrote(const Transfer& sent);
     bool received(std::size_t in_room, std::string_view behind);
     void ended(Ending ending);
     void violate(std::string what);
