@@ -75,6 +75,23 @@ private:
 
 class WorkerClientsTest : public ::testing::Test {
 protected:
+    /// One exchange on a connection that the worker has already.
+    void exchange_on(Peer& peer, IoThread& thread) {
+        OneExchange exchange(thread, endpoint);
+        EXPECT_EQ(peer.frame(), "request");
+        peer.reply("reply");
+        EXPECT_EQ(exchange.wait(), "reply");
+    }
+    /// One exchange on a connection that is opened for it, and idle from then on.
+    [[nodiscard]] Peer opened_by(IoThread& thread) {
+        OneExchange exchange(thread, endpoint);
+        Peer peer = worker.accept();
+        EXPECT_EQ(peer.frame(), "request");
+        peer.reply("reply");
+        EXPECT_EQ(exchange.wait(), "reply");
+        return peer;
+    }
+
     testing::TemporaryDirectory directory;
     ListeningWorker worker{directory / "w"};
     WorkerEndpointPtr endpoint = std::make_shared<WorkerEndpoint>("w", directory / "w");
@@ -84,16 +101,9 @@ protected:
 };
 
 TEST_F(WorkerClientsTest, OneThreadTakesOverWhatIsIdleAtAnother) {
-    OneExchange first(one, endpoint);
-    Peer peer = worker.accept();
-    EXPECT_EQ(peer.frame(), "request");
-    peer.reply("from one");
-    EXPECT_EQ(first.wait(), "from one");
+    Peer peer = opened_by(one);
     for (IoThread* thread : {&two, &one, &two}) {
-        OneExchange next(*thread, endpoint);
-        EXPECT_EQ(peer.frame(), "request") << "on the same connection";
-        peer.reply("again");
-        EXPECT_EQ(next.wait(), "again");
+        exchange_on(peer, *thread);
         EXPECT_EQ(endpoint->share->open(), 1u);
     }
 }
@@ -113,35 +123,18 @@ TEST_F(WorkerClientsTest, AThreadOpensOneWhereNoneIsIdle) {
 }
 
 TEST_F(WorkerClientsTest, WhatTheWorkerHasClosedIsNotTakenOver) {
-    {
-        OneExchange first(one, endpoint);
-        Peer peer = worker.accept();
-        EXPECT_EQ(peer.frame(), "request");
-        peer.reply("first");
-        EXPECT_EQ(first.wait(), "first");
-    }  // and the worker closes
-    OneExchange second(two, endpoint);
-    Peer peer = worker.accept();
-    EXPECT_EQ(peer.frame(), "request");
-    peer.reply("second");
-    EXPECT_EQ(second.wait(), "second");
+    opened_by(one).close();
+    const Peer peer = opened_by(two);
     EXPECT_EQ(endpoint->share->open(), 1u);
 }
 
 TEST_F(WorkerClientsTest, WhoGaveUpLeavesTheConnectionToTheNext) {
-    OneExchange first(one, endpoint);
-    Peer peer = worker.accept();
-    EXPECT_EQ(peer.frame(), "request");
-    peer.reply("first");
-    EXPECT_EQ(first.wait(), "first");
+    Peer peer = opened_by(one);
     two.run([&] {
         Recorder nobody(two.loop);
         const auto given_up = two.clients.of(endpoint).start({"never sent"}, nobody);
     });
-    OneExchange second(two, endpoint);
-    EXPECT_EQ(peer.frame(), "request");
-    peer.reply("second");
-    EXPECT_EQ(second.wait(), "second");
+    exchange_on(peer, two);
 }
 
 TEST_F(WorkerClientsTest, NothingIsSentToAWorkerThatIsLost) {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from anyserve.control.agents import available_implementations
+from benchmarks import machine
 from support.command import started
 from support.processes import PATIENCE, eventually
 
@@ -40,7 +40,7 @@ def test_without_descriptors_it_serves_whom_it_has_and_does_not_spin(tmp_path: P
         assert instance.client.server_ready()
         host, _, port = instance.address.rpartition(":")
         room = 20
-        limit = len(os.listdir(f"/proc/{instance.pid}/fd")) + room
+        limit = machine.descriptors(instance.pid) + room
         resource.prlimit(instance.pid, resource.RLIMIT_NOFILE, (limit, limit))
         connections = []
         for _ in range(2 * room):
@@ -48,22 +48,16 @@ def test_without_descriptors_it_serves_whom_it_has_and_does_not_spin(tmp_path: P
             connection.sendall(PREFACE)
             connections.append(connection)
         eventually(lambda: sum(map(greeted, connections)) >= room - 1, "as many as may be are accepted")
-        used, began = cpu_seconds(instance.pid), time.monotonic()
+        used, began = machine.cpu_seconds(instance.pid), time.monotonic()
         while time.monotonic() - began < WATCHED_SECONDS:
             assert instance.client.server_ready(), "a client that is there is served"
             time.sleep(WATCHED_SECONDS / 10)
-        assert cpu_seconds(instance.pid) - used < WATCHED_SECONDS / 2, "it spins"
+        assert machine.cpu_seconds(instance.pid) - used < WATCHED_SECONDS / 2, "it spins"
         assert not all(map(greeted, connections))
         for connection in connections[:room]:
             connection.close()
         eventually(lambda: all(map(greeted, connections[room:])), "the others are accepted when there is room again")
         assert instance.stop() == 0
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process has used so far, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 STARTED = """
