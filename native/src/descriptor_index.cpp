@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "anyserve/messages.hpp"
+#include "anyserve/standard_messages.hpp"
 
 namespace anyserve {
 

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "anyserve/answered_call.hpp"
-#include "anyserve/messages.hpp"
+#include "anyserve/kserve_messages.hpp"
 
 namespace anyserve {
 namespace {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "anyserve/capability_text.hpp"
-#include "anyserve/messages.hpp"
+#include "anyserve/kserve_messages.hpp"
 
 namespace anyserve {
 namespace {

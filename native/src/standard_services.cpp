@@ -11,7 +11,7 @@
 #include "anyserve/capability_text.hpp"
 #include "anyserve/descriptor_index.hpp"
 #include "anyserve/descriptors.hpp"
-#include "anyserve/messages.hpp"
+#include "anyserve/standard_messages.hpp"
 
 namespace anyserve {
 namespace {

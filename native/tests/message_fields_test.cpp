@@ -5,7 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "anyserve/messages.hpp"
+#include "anyserve/kserve_messages.hpp"
+#include "anyserve/management_messages.hpp"
+#include "anyserve/standard_messages.hpp"
 
 namespace anyserve {
 namespace {

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "anyserve/messages.hpp"
+#include "anyserve/kserve_messages.hpp"
 #include "registry_vectors.hpp"
 #include "service_calls.hpp"
 

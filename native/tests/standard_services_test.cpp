@@ -9,7 +9,7 @@
 
 #include "anyserve/descriptor_index.hpp"
 #include "anyserve/descriptors.hpp"
-#include "anyserve/messages.hpp"
+#include "anyserve/standard_messages.hpp"
 #include "service_calls.hpp"
 
 namespace anyserve {

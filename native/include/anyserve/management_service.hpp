@@ -14,7 +14,7 @@
 #include "anyserve/code.hpp"
 #include "anyserve/config.hpp"
 #include "anyserve/grpc_protocol.hpp"
-#include "anyserve/messages.hpp"
+#include "anyserve/management_messages.hpp"
 #include "anyserve/registry.hpp"
 #include "anyserve/shared_state.hpp"
 

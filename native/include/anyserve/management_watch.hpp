@@ -5,7 +5,7 @@
 
 #include "anyserve/event_loop.hpp"
 #include "anyserve/grpc_protocol.hpp"
-#include "anyserve/messages.hpp"
+#include "anyserve/management_messages.hpp"
 #include "anyserve/registry.hpp"
 #include "anyserve/shared_state.hpp"
 

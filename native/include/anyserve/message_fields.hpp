@@ -1,4 +1,4 @@
-// Reads and writes protobuf messages by tables of their fields. Knows no message: those are in `messages.hpp`.
+// Reads and writes protobuf messages by tables of their fields. Knows no message: those are in `*_messages.hpp`.
 //
 // A message is a struct with a member for each field and a function `fields()` that gives its table:
 //
