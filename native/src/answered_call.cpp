@@ -13,7 +13,7 @@ public:
 }  // namespace
 
 InferenceError malformed_request(const ServerCall& call) {
-    return {Code::unknown, "the request of " + call.facts().path + " is malformed: not the message that it should be"};
+    return {Code::invalid_argument, "the request of " + call.facts().path + " is not the message that it should be"};
 }
 
 std::unique_ptr<CallHandler> refused(ServerCall& call, Code code, std::string_view message) {

@@ -138,9 +138,9 @@ TEST_F(ManagementServiceTest, AnswersOtherRefusalsByTheirStatus) {
     EXPECT_EQ(add(request("d", "m")).code, "8");
     state->workers.ended("c", "crashed");
     EXPECT_EQ(add(request("c", "m")).code, "9");
-    EXPECT_EQ(calls.call(path("RegisterModel"), "\x0a\x05").code, "2") << "malformed, as grpc.aio has it";
-    EXPECT_EQ(calls.call(path("ListWorkers"), "\x0a\x05").code, "2");
-    EXPECT_EQ(calls.call(path("WatchEvents"), "\x0a\x05").code, "2");
+    EXPECT_EQ(calls.call(path("RegisterModel"), "\x0a\x05").code, "3") << "malformed";
+    EXPECT_EQ(calls.call(path("ListWorkers"), "\x0a\x05").code, "3");
+    EXPECT_EQ(calls.call(path("WatchEvents"), "\x0a\x05").code, "3");
     EXPECT_EQ(calls.call(path("Register"), "").code, "12");
     EXPECT_EQ(calls.call("/other.Service/RegisterModel", "").code, "12");
 }

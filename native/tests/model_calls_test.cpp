@@ -236,7 +236,7 @@ TEST_F(ModelCallsTest, RefuseWhatIsNotBuiltByItsName) {
 
 TEST_F(ModelCallsTest, RefuseMalformedRequests) {
     for (const char* method : {"ServerLive", "ModelReady", "RepositoryIndex", "RepositoryModelLoad"}) {
-        EXPECT_EQ(calls.call(path(method), "\x0a\x05").code, "2") << method;
+        EXPECT_EQ(calls.call(path(method), "\x0a\x05").code, "3") << method;
     }
 }
 

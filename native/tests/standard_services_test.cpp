@@ -100,7 +100,7 @@ TEST_F(HealthTest, IsToldAsItIsInTheEndToWhoDoesNotRead) {
 }
 
 TEST_F(HealthTest, RefusesMalformedRequests) {
-    for (const std::string_view path : {kCheck, kList, kWatch}) EXPECT_EQ(calls.call(path, "\x0a\x05").code, "2");
+    for (const std::string_view path : {kCheck, kList, kWatch}) EXPECT_EQ(calls.call(path, "\x0a\x05").code, "3");
     EXPECT_EQ(calls.call("/grpc.health.v1.Health/Checks", "").code, "12");
     EXPECT_EQ(calls.call("/grpc.health.v1.Healthy/Check", "").code, "12");
 }
@@ -195,7 +195,7 @@ TEST_P(ReflectionTest, AnswersOneQuestionAfterTheOther) {
     EXPECT_EQ(outcome.code, "");
     calls.half_close(stream);
     EXPECT_EQ(calls.outcome(stream).code, "0");
-    EXPECT_EQ(calls.call(reflection(), "\x0a\x05").code, "2");
+    EXPECT_EQ(calls.call(reflection(), "\x0a\x05").code, "3");
     EXPECT_EQ(calls.call(reflection() + "s", "").code, "12");
 }
 

@@ -8,10 +8,12 @@ channel and starts no server.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import wraps
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 __all__ = ["callables", "handler"]
@@ -50,10 +52,11 @@ def handler(
     Args:
         service: the service's descriptor.
         implementations: method name -> function of (request or request iterator,
-            context), in any form that the server takes: plain functions, generators
-            for streamed responses, and on `grpc.aio` the async form of both.
+            context): on a `grpc.aio` server coroutine functions, which write streamed
+            responses to the context, else what the server takes.
         raw: names of the methods that receive and return serialized messages, as bytes.
-        aio: it is for a `grpc.aio` server.
+        aio: it is for a `grpc.aio` server. There a request that is not the method's message is
+            INVALID_ARGUMENT; grpc's own answer would be an error of the server.
 
     Raises:
         ValueError: a name is not one of the service's methods.
@@ -68,12 +71,29 @@ def handler(
         if method.name in raw:
             handlers[method.name] = make(behaviour)
             continue
+        reads = aio and not method.client_streaming and method.name in implementations
         handlers[method.name] = make(
-            behaviour,
-            request_deserializer=GetMessageClass(method.input_type).FromString,
+            _reading(method, behaviour) if reads else behaviour,
+            request_deserializer=None if reads else GetMessageClass(method.input_type).FromString,
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def _reading(method: MethodDescriptor, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    read = GetMessageClass(method.input_type).FromString
+
+    @wraps(behaviour)
+    async def call(request: bytes, context: Any) -> Any:
+        try:
+            message = read(request)
+        except DecodeError:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"the request of {method.name} is no {method.input_type.name}"
+            )
+        return await behaviour(message, context)
+
+    return call
 
 
 def _arity(method: MethodDescriptor, single_request: Collection[str] = ()) -> str:

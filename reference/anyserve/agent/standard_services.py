@@ -16,6 +16,7 @@ import grpc.aio
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
 
 from anyserve import rpc
 from anyserve._proto import health_pb2, reflection_pb2
@@ -48,7 +49,6 @@ class StandardServices:
         """Adds the services to a server that has not started."""
         reflection = grpc.stream_stream_rpc_method_handler(
             self._reflection.server_reflection_info,
-            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
             response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
         server.add_generic_rpc_handlers(
@@ -146,12 +146,14 @@ class Reflection:
         """Ends the calls."""
         self._closing.set()
 
-    async def server_reflection_info(
-        self, requests: AsyncIterator[reflection_pb2.ServerReflectionRequest], context: Context
-    ) -> None:
+    async def server_reflection_info(self, requests: AsyncIterator[bytes], context: Context) -> None:
         async def serve() -> None:
             async for request in requests:
-                await context.write(self.answer(request))
+                try:
+                    question = reflection_pb2.ServerReflectionRequest.FromString(request)
+                except DecodeError:
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is no ServerReflectionRequest")
+                await context.write(self.answer(question))
 
         await until(self._closing, serve())
 

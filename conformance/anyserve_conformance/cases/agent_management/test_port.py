@@ -66,6 +66,20 @@ def padded(message: bytes, size: int) -> bytes:
     raise ValueError(size)
 
 
+@requirement("manage.port.malformed")
+@pytest.mark.parametrize("rpc", RPCS)
+@pytest.mark.parametrize("junk", [b"\xff" * 11, b"\x0a\x05abc"], ids=["varint", "cut"])
+def test_no_message_at_all(agent: Agent, rpc: str, junk: bytes) -> None:
+    """Bytes that are not the message of an RPC are INVALID_ARGUMENT."""
+    agent.management.call(rpc, junk).expect(grpc.StatusCode.INVALID_ARGUMENT)
+
+
+@requirement("manage.port.malformed")
+def test_no_message_for_watching(agent: Agent) -> None:
+    """WatchEvents with bytes that are no message is INVALID_ARGUMENT."""
+    agent.management.stream("WatchEvents", b"\xff" * 11).answer().expect(grpc.StatusCode.INVALID_ARGUMENT)
+
+
 @requirement("manage.port.message-limit")
 def test_longest_registration_is_taken(agent: Agent) -> None:
     """A RegisterModel message of exactly 1 MiB is taken."""

@@ -95,6 +95,20 @@ def test_no_request_at_all(agent: Agent, junk: bytes) -> None:
     assert agent.client.live()
 
 
+@requirement("serving.model.malformed")
+@pytest.mark.parametrize(
+    "rpc",
+    [
+        *("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig"),
+        *("ModelStatistics", "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
+    ],
+)
+@pytest.mark.parametrize("junk", [b"\xff" * 11, b"\x0a\x05abc"], ids=["varint", "cut"])
+def test_no_message_at_all(agent: Agent, rpc: str, junk: bytes) -> None:
+    """Bytes that are not the message of an RPC are INVALID_ARGUMENT."""
+    agent.client.call(rpc, junk).expect(StatusCode.INVALID_ARGUMENT)
+
+
 LIMIT = 65_536
 SMALL = {"max-message-bytes": LIMIT}
 
