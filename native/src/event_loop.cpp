@@ -55,8 +55,16 @@ EventLoop::~EventLoop() {
 void EventLoop::run() {
     thread_ = std::this_thread::get_id();
     do {
-        turn();
+        turn(wait_milliseconds());
     } while (!stop_.exchange(false));
+    thread_ = std::thread::id();
+}
+
+void EventLoop::poll() {
+    thread_ = std::this_thread::get_id();
+    do {
+        turn(0);
+    } while (!deferred_.empty());
     thread_ = std::thread::id();
 }
 
@@ -108,9 +116,9 @@ void EventLoop::remove(int fd) noexcept {
     watches_[index].handler = nullptr;
 }
 
-void EventLoop::turn() {
+void EventLoop::turn(int milliseconds) {
     std::array<epoll_event, kEventsAtOnce> events;  // NOLINT(*-member-init): filled by the kernel
-    int count = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), wait_milliseconds());
+    int count = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), milliseconds);
     if (count < 0) {
         if (errno != EINTR) throw std::system_error(errno, std::generic_category(), "epoll_wait");
         count = 0;

@@ -90,10 +90,12 @@ std::size_t SendBatch::submit(std::span<const Waiting> batch, std::span<Transfer
 
 bool SendBatch::open() noexcept {
     if (context_ != 0 || !may_submit_) return may_submit_;
-    sigset_t pipe;
-    sigemptyset(&pipe);
-    sigaddset(&pipe, SIGPIPE);
-    pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
+    if (sigpipe_ == Sigpipe::block) {
+        sigset_t pipe;
+        sigemptyset(&pipe);
+        sigaddset(&pipe, SIGPIPE);
+        pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
+    }
     return may_submit_ = syscall(SYS_io_setup, kMost, &context_) == 0;
 }
 

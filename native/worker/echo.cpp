@@ -1,7 +1,7 @@
 #include "echo.hpp"
 
 #include <cstdint>
-#include <deque>
+#include <cstdio>
 #include <protozero/pbf_reader.hpp>
 #include <string_view>
 #include <utility>
@@ -24,83 +24,56 @@ constexpr std::uint32_t kRawInputs = 7;
 constexpr std::uint32_t kRawOutputs = 6;
 constexpr std::uint32_t kInferResponse = 2;  // of ModelStreamInferResponse
 
-/// One reply that is a failure (`frame.error.code`).
-class Refusal final : public Replies {
-public:
-    Refusal(Code code, std::string_view message) {
-        append_parameter(payload_, wire::kErrorCode, static_cast<std::int64_t>(code));
-        append_parameter(payload_, wire::kErrorMessage, message);
-    }
-    bool next(std::vector<std::string_view>& parts) override {
-        parts.push_back(payload_);
-        return false;
-    }
-
-private:
-    std::string payload_;
-};
+/// A failure (`frame.error.code`).
+ReplyFrame refusal(Code code, std::string_view message) {
+    ReplyFrame frame;
+    append_parameter(frame.own(), wire::kErrorCode, static_cast<std::int64_t>(code));
+    append_parameter(frame.own(), wire::kErrorMessage, message);
+    return frame;
+}
 
 /// One response made of the request's own bytes: tensors and raw contents are sent from where they were read to.
-class UnaryEcho final : public Replies {
-public:
-    explicit UnaryEcho(std::string request) : request_(std::move(request)) {}
-
-    bool next(std::vector<std::string_view>& parts) override {
-        protozero::pbf_reader reader(request_);
-        for (auto before = reader.data(); reader.next(); before = reader.data()) {
-            switch (reader.tag()) {
-                case kModelName:
-                case kModelVersion:
-                case kId:
-                case kTensors:
-                    reader.skip();
-                    parts.emplace_back(before.data(), before.size() - reader.data().size());
-                    break;
-                case kRawInputs: {
-                    const protozero::data_view contents = reader.get_view();
-                    append_field_header(heads_.emplace_back(), kRawOutputs, contents.size());
-                    parts.emplace_back(heads_.back());
-                    parts.emplace_back(contents.data(), contents.size());
-                    break;
-                }
-                default: reader.skip();
+ReplyFrame echoed(const WorkerExchangePtr& exchange) {
+    const std::string_view request = exchange->request();
+    ReplyFrame frame;
+    protozero::pbf_reader reader(request.data(), request.size());
+    for (auto before = reader.data(); reader.next(); before = reader.data()) {
+        switch (reader.tag()) {
+            case kModelName:
+            case kModelVersion:
+            case kId:
+            case kTensors:
+                reader.skip();
+                frame.own().append(before.data(), before.size() - reader.data().size());
+                break;
+            case kRawInputs: {
+                const protozero::data_view contents = reader.get_view();
+                append_field_header(frame.own(), kRawOutputs, contents.size());
+                frame.append_view({contents.data(), contents.size()});
+                break;
             }
+            default: reader.skip();
         }
-        return false;
     }
+    frame.keep(exchange);
+    return frame;
+}
 
-private:
-    std::string request_;
-    std::deque<std::string> heads_;  // of the raw contents; a deque does not move them
-};
-
-/// The same small response again and again, then the end.
-class TokenStream final : public Replies {
-public:
-    TokenStream(const MessageHead& head, std::uint64_t count) : left_(count) {
-        std::string output;
-        append_bytes_field(output, 1, "token");
-        append_bytes_field(output, 2, "BYTES");
-        append_bytes_field(output, 3, "\x01");
-        std::string response;
-        append_bytes_field(response, kModelName, head.model_name);
-        append_bytes_field(response, kId, head.id);
-        append_bytes_field(response, kTensors, output);
-        append_bytes_field(response, kRawOutputs, kToken);
-        append_bytes_field(payload_, kInferResponse, response);
-    }
-
-    bool next(std::vector<std::string_view>& parts) override {
-        if (left_ == 0) return false;
-        --left_;
-        parts.push_back(payload_);
-        return true;
-    }
-
-private:
-    std::string payload_;
-    std::uint64_t left_;
-};
+/// One token as a ModelStreamInferResponse.
+std::string token_reply(const MessageHead& head) {
+    std::string output;
+    append_bytes_field(output, 1, "token");
+    append_bytes_field(output, 2, "BYTES");
+    append_bytes_field(output, 3, "\x01");
+    std::string response;
+    append_bytes_field(response, kModelName, head.model_name);
+    append_bytes_field(response, kId, head.id);
+    append_bytes_field(response, kTensors, output);
+    append_bytes_field(response, kRawOutputs, kToken);
+    std::string payload;
+    append_bytes_field(payload, kInferResponse, response);
+    return payload;
+}
 
 bool wants_stream(const MessageHead& head) {  // `frame.request.handler`
     const Parameter* chosen = head.parameter(wire::kCapability);
@@ -116,13 +89,36 @@ std::uint64_t token_count(const MessageHead& head) {
 
 }  // namespace
 
-std::unique_ptr<Replies> echo(std::string request) {
+/// The same small response again and again, then the end.
+struct Echo::Stream {
+    std::string payload;
+    std::uint64_t left;
+};
+
+void Echo::on_request(WorkerExchangePtr exchange) {
     MessageHead head;
-    if (const Malformed malformed = scan_message(request, kRequestFields, head)) {
-        return std::make_unique<Refusal>(Code::invalid_argument, malformed.message);
+    if (const Malformed malformed = scan_message(exchange->request(), kRequestFields, head)) {
+        exchange->send(refusal(Code::invalid_argument, malformed.message), true);
+    } else if (wants_stream(head)) {
+        streams_[exchange.get()] = std::make_shared<Stream>(Stream{token_reply(head), token_count(head)});
+        send_next(exchange);
+    } else {
+        exchange->send(echoed(exchange), true);
     }
-    if (wants_stream(head)) return std::make_unique<TokenStream>(head, token_count(head));
-    return std::make_unique<UnaryEcho>(std::move(request));
 }
+
+void Echo::send_next(const WorkerExchangePtr& exchange) {
+    const auto found = streams_.find(exchange.get());
+    if (found == streams_.end()) return;  // cancelled since it was deferred
+    const auto stream = found->second;
+    const bool last = stream->left == 0;
+    if (last) streams_.erase(found);
+    exchange->send(last ? ReplyFrame() : ReplyFrame(stream->payload), last);
+    if (last) return;
+    --stream->left;
+    if (!exchange->full()) loop_.defer([this, exchange] { send_next(exchange); });
+}
+
+void Echo::on_refused(const std::string& reason) { std::fprintf(stderr, "closing a connection: %s\n", reason.c_str()); }
 
 }  // namespace anyserve

@@ -22,7 +22,9 @@ int main(int argc, char** argv) {
         return EXIT_FAILURE;
     }
     anyserve::EventLoop loop;
-    const anyserve::WorkerServer server(loop, std::move(listening.sockets.front()), anyserve::echo);
+    anyserve::Echo echo(loop);
+    anyserve::WorkerServer server(loop, echo);
+    server.listen(std::move(listening.sockets.front()));
     std::puts("listening");
     std::fflush(stdout);
     loop.run();

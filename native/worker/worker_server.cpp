@@ -4,146 +4,53 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <span>
+#include <chrono>
 #include <utility>
 
-#include "anyserve/framing.hpp"
 #include "anyserve/sockets.hpp"
+#include "worker_connection.hpp"
 
 namespace anyserve {
 namespace {
 
-constexpr std::size_t kScratchBytes = std::size_t{32} << 10;
-constexpr int kReadsAtOnce = 8;  // then others have their turn
 constexpr std::chrono::milliseconds kAcceptPause{100};
-
-iovec part_of(std::string_view bytes) noexcept { return {const_cast<char*>(bytes.data()), bytes.size()}; }
 
 }  // namespace
 
-/// One connection of an agent: reads a request, then sends its replies, then reads the next.
-class WorkerServer::Connection final : public EventLoop::Handler {
-public:
-    Connection(WorkerServer& server, Fd socket)
-        : server_(server), socket_(std::move(socket)), reader_(server.options_.max_frame_bytes) {}
-    ~Connection() { close(); }
-    Connection(const Connection&) = delete;
-    Connection& operator=(const Connection&) = delete;
-
-    [[nodiscard]] bool watch() { return server_.loop_.add(socket_.get(), watched_for_, *this); }
-
-    void ready(std::uint32_t events) override {
-        // Reading first, also in the middle of a reply: an end of the stream is how an agent cancels.
-        if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) read();
-        if ((events & EPOLLOUT) != 0 && socket_) write();
-    }
-
-private:
-    void read();
-    [[nodiscard]] bool take(std::size_t in_room, std::string_view behind);
-    void send_next();
-    void write();
-    void watch_for(std::uint32_t events);
-    void end();
-    void close() noexcept;
-
-    WorkerServer& server_;
-    Fd socket_;
-    std::uint32_t watched_for_ = EPOLLIN;
-    FrameReader reader_;
-    std::vector<std::string> frames_;
-    std::unique_ptr<Replies> replies_;  // of the exchange under way
-    bool more_ = false;                 // frames follow the one that is being sent
-    std::array<char, kFrameHeaderBytes> header_{};
-    std::vector<std::string_view> parts_;
-    std::vector<iovec> out_;
-    std::size_t unsent_ = 0;  // the first of `out_` that is not wholly sent
-};
-
-void WorkerServer::Connection::read() {
-    std::array<char, kScratchBytes> scratch;  // NOLINT(*-member-init): filled by the kernel
-    for (int count = 0; count < kReadsAtOnce && socket_; ++count) {
-        const std::span<char> room = reader_.room();
-        const std::array<iovec, 2> parts{{{room.data(), room.size()}, {scratch.data(), scratch.size()}}};
-        const Transfer got = receive_parts(socket_, room.empty() ? std::span(parts).subspan(1) : std::span(parts));
-        if (got.would_block()) return;
-        if (got.size == 0) return end();  // an end of the stream, or an error
-        const std::size_t in_room = std::min(got.size, room.size());
-        if (!take(in_room, {scratch.data(), got.size - in_room})) return end();
-        if (got.size < room.size() + scratch.size()) return;  // the socket had no more
-    }
+void WorkerExchange::reply(ReplyFrame frame) {
+    if (connection_->queue(*this, std::move(frame), true)) connection_->server().hold(connection_);
 }
 
-/// False: the agent breaks the rules of the framing, or the request cannot be answered.
-bool WorkerServer::Connection::take(std::size_t in_room, std::string_view behind) {
-    if (replies_) return false;  // `frame.connections.early`
-    if (!reader_.take(in_room, behind, frames_) || frames_.size() > 1) return false;
-    if (frames_.empty()) return true;
-    replies_ = server_.handler_(std::move(frames_.front()));
-    frames_.clear();
-    if (!replies_) return false;
-    send_next();
+bool WorkerExchange::send(ReplyFrame frame, bool last) {
+    if (!connection_->queue(*this, std::move(frame), last)) return false;
+    connection_->write();
     return true;
 }
 
-void WorkerServer::Connection::send_next() {
-    if (!replies_) return;  // cancelled since it was deferred
-    parts_.clear();
-    more_ = replies_->next(parts_);
-    std::size_t length = 0;
-    out_.assign(1, {header_.data(), header_.size()});
-    for (const std::string_view part : parts_) {
-        if (!part.empty()) out_.push_back(part_of(part));
-        length += part.size();
-    }
-    header_ = frame_header(static_cast<std::uint32_t>(length));
-    unsent_ = 0;
-    write();
-}
+void WorkerExchange::refuse() { connection_->end(); }
 
-void WorkerServer::Connection::write() {
-    Transfer sent = send_parts(socket_, std::span(out_).subspan(unsent_));
-    if (sent.error != 0 && !sent.would_block()) return end();
-    while (unsent_ < out_.size() && sent.size >= out_[unsent_].iov_len) sent.size -= out_[unsent_++].iov_len;
-    if (unsent_ < out_.size()) {
-        out_[unsent_].iov_base = static_cast<char*>(out_[unsent_].iov_base) + sent.size;
-        out_[unsent_].iov_len -= sent.size;
-        return watch_for(EPOLLIN | EPOLLOUT);
-    }
-    watch_for(EPOLLIN);
-    if (more_) {
-        server_.loop_.defer([this] { send_next(); });
-    } else {
-        replies_.reset();
-    }
-}
+bool WorkerExchange::wait_writable() { return connection_->wait_writable(*this); }
 
-void WorkerServer::Connection::watch_for(std::uint32_t events) {
-    if (std::exchange(watched_for_, events) != events) server_.loop_.modify(socket_.get(), events, *this);
-}
+bool WorkerExchange::full() { return connection_->full(); }
 
-/// Discarded at the end of the turn, behind what it may have deferred itself.
-void WorkerServer::Connection::end() {
-    const int fd = socket_.get();
-    close();
-    server_.closed(fd);
-}
+WorkerServer::WorkerServer(EventLoop& loop, WorkerSink& sink, const WorkerServerOptions& options)
+    : loop_(loop), sink_(sink), options_(options), sends_(loop, options.sigpipe) {}
 
-void WorkerServer::Connection::close() noexcept {
-    if (!socket_) return;
-    server_.loop_.remove(socket_.get());
-    socket_.reset();
-    replies_.reset();
-}
+WorkerServer::~WorkerServer() { close(); }
 
-WorkerServer::WorkerServer(EventLoop& loop, Fd listener, RequestHandler handler, const WorkerServerOptions& options)
-    : loop_(loop), listener_(std::move(listener)), handler_(std::move(handler)), options_(options) {
+void WorkerServer::listen(Fd listener) {
+    stop_listening();
+    listener_ = std::move(listener);
     loop_.add(listener_.get(), EPOLLIN, *this);
 }
 
-WorkerServer::~WorkerServer() { loop_.remove(listener_.get()); }
+void WorkerServer::stop_listening() {
+    if (!listener_) return;
+    loop_.remove(listener_.get());
+    listener_.reset();
+    pause_ = {};
+}
 
 void WorkerServer::ready(std::uint32_t) {
     while (accept_one()) {
@@ -155,26 +62,79 @@ bool WorkerServer::accept_one() {
     if (!socket) {
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             // What is not accepted would be told again at once, and again.
-            loop_.remove(listener_.get());
-            pause_ = loop_.at(loop_.now() + kAcceptPause, [this] { loop_.add(listener_.get(), EPOLLIN, *this); });
-            return false;
+            sink_.on_refused("no descriptors are left");
+            loop_.modify(listener_.get(), 0, *this);
+            pause_ = loop_.at(loop_.now() + kAcceptPause, [this] { loop_.modify(listener_.get(), EPOLLIN, *this); });
         }
         return errno == EINTR || errno == ECONNABORTED;
     }
-    if (connections_.size() >= options_.max_connections || untrusted_peer(socket)) return true;
+    if (const auto uid = untrusted_peer(socket)) {
+        sink_.on_refused("a connection comes from uid " + std::to_string(*uid));
+        return true;
+    }
+    if (connections_.size() >= options_.max_connections) {
+        sink_.on_refused(std::to_string(options_.max_connections) + " connections are open");
+        return true;
+    }
     const int fd = socket.get();
-    auto connection = std::make_unique<Connection>(*this, std::move(socket));
-    if (connection->watch()) connections_.emplace(fd, std::move(connection));
+    const auto connection = std::make_shared<WorkerConnection>(*this, std::move(socket));
+    if (connection->watch()) connections_.emplace(fd, connection);
     return true;
 }
 
+void WorkerServer::hold(std::shared_ptr<WorkerConnection> connection) {
+    const std::lock_guard lock(held_mutex_);
+    held_.push_back(std::move(connection));
+    held_count_.store(held_.size(), std::memory_order_relaxed);
+}
+
+std::vector<std::shared_ptr<WorkerConnection>> WorkerServer::take_held() {
+    const std::lock_guard lock(held_mutex_);
+    held_count_.store(0, std::memory_order_relaxed);
+    return std::exchange(held_, {});
+}
+
+void WorkerServer::flush() {
+    if (held() == 0) return;
+    const auto held = take_held();
+    if (held.size() == 1) return held.front()->write();
+    for (const auto& connection : held) connection->add_to(sends_);
+    sends_.flush();
+}
+
+void WorkerServer::write_held() {
+    if (held() == 0) return;
+    for (const auto& connection : take_held()) connection->write();
+}
+
 void WorkerServer::closed(int fd) {
-    const auto found = connections_.find(fd);
-    if (ended_.empty()) {
-        loop_.defer([this] { ended_.clear(); });
+    connections_.erase(fd);
+    if (draining_) check_drained();
+}
+
+/// On any thread.
+void WorkerServer::exchange_ended() {
+    if (draining_) loop_.run_soon([this] { check_drained(); });
+}
+
+void WorkerServer::drain() {
+    stop_listening();
+    draining_ = true;
+    // What an agent had sent before it learned that the worker leaves is in the sockets: this turn's events, or the
+    // next one's.
+    loop_.defer([this] { loop_.defer([this] { check_drained(); }); });
+}
+
+void WorkerServer::check_drained() {
+    if (std::ranges::all_of(connections_, [](const auto& each) { return each.second->idle(); })) sink_.on_drained();
+}
+
+void WorkerServer::close() {
+    stop_listening();
+    while (!connections_.empty()) {
+        const auto connection = connections_.begin()->second;
+        connection->end();
     }
-    ended_.push_back(std::move(found->second));
-    connections_.erase(found);
 }
 
 }  // namespace anyserve

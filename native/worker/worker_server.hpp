@@ -1,12 +1,13 @@
 // The worker's side of the framing: requests come in on a Unix socket, reply frames go out (`frame.*`).
 //
-// Knows neither protobuf nor the management port: what a reply holds is the handler's affair, and who tells agents of
-// the socket is the program's.
+// Reads no request and knows no management port: what a reply holds is the handler's affair, and who tells agents of
+// the socket is the program's. Requests are told on the loop's thread; replies may come from any.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
-#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -14,54 +15,134 @@
 
 #include "anyserve/event_loop.hpp"
 #include "anyserve/fd.hpp"
+#include "anyserve/scan.hpp"
+#include "anyserve/send_batch.hpp"
+#include "reply_frame.hpp"
 
 namespace anyserve {
 
-/// The reply frames of one exchange, made one by one as the agent takes them. Destroyed when the last one is sent, or
-/// when the agent has closed the connection: the exchange is cancelled then (`frame.cancel.stop`).
-class Replies {
+class WorkerConnection;
+class WorkerServer;
+
+/// One request and its replies. Any thread, but one at a time.
+class WorkerExchange {
 public:
-    virtual ~Replies() = default;
-    /// Puts the payload of the next frame into `parts`, which is empty; its bytes stay until the next call. Returns
-    /// whether another frame follows. There is at least one frame: a unary reply, or the empty end of a stream.
-    [[nodiscard]] virtual bool next(std::vector<std::string_view>& parts) = 0;
+    WorkerExchange(std::shared_ptr<WorkerConnection> connection, std::string request)
+        : connection_(std::move(connection)), request_(std::move(request)) {}
+
+    /// The payload of the request frame.
+    [[nodiscard]] std::string_view request() const noexcept { return request_; }
+
+    /// The last frame, which `WorkerServer::flush` or `write_held` sends. The exchange has ended with it.
+    void reply(ReplyFrame frame);
+    /// Sends a frame at once, as far as the agent takes it; the rest is sent when it does. False: the exchange is over.
+    bool send(ReplyFrame frame, bool last);
+    /// Waits while more than `kWriteAheadFrames` or `kWriteAheadBytes` wait for the agent. False: the exchange is over.
+    bool wait_writable();
+    /// Whether so much waits. The sink is told once it does not any more (`WorkerSink::on_writable`).
+    [[nodiscard]] bool full();
+
+    /// Closes the connection: the request cannot be answered. On the loop's thread.
+    void refuse();
+
+    /// The agent has closed the connection: nobody wants the reply (`frame.cancel.stop`).
+    [[nodiscard]] bool cancelled() const noexcept { return cancelled_.load(std::memory_order_relaxed); }
+
+    /// What whoever takes the request notes of it. `head` is of `request`.
+    struct Notes {
+        MessageHead head;
+        std::size_t served = 0;
+        EventLoop::Clock::time_point arrived;
+        EventLoop::Clock::time_point begun;
+        bool in_place = false;
+    };
+    Notes notes;
+
+private:
+    friend class WorkerConnection;
+
+    const std::shared_ptr<WorkerConnection> connection_;
+    const std::string request_;
+    std::atomic<bool> cancelled_{false};
 };
 
-/// Answers a request frame's payload. None: it cannot be answered, and the connection is closed.
-using RequestHandler = std::function<std::unique_ptr<Replies>(std::string request)>;
+using WorkerExchangePtr = std::shared_ptr<WorkerExchange>;
+
+/// Reply frames that wait for an agent that is behind (`stream.flow.worker`).
+inline constexpr std::size_t kWriteAheadFrames = 16;
+inline constexpr std::size_t kWriteAheadBytes = std::size_t{1} << 20;
+
+/// Who gets the requests. Its functions are called on the loop's thread.
+class WorkerSink {
+public:
+    virtual void on_request(WorkerExchangePtr exchange) = 0;
+    /// The agent closed the connection before the last reply frame was queued.
+    virtual void on_cancelled(const WorkerExchangePtr& exchange) = 0;
+    /// An exchange that was `full` is not any more.
+    virtual void on_writable(const WorkerExchangePtr& exchange) = 0;
+    /// After `drain`: no connection carries an exchange, or a part of one.
+    virtual void on_drained() = 0;
+    /// A connection was refused or closed for a reason, for the log.
+    virtual void on_refused(const std::string& reason) = 0;
+
+protected:
+    ~WorkerSink() = default;
+};
 
 struct WorkerServerOptions {
     /// The longest request: what an agent takes by default and what it may append (`frame.limit.request`).
     std::size_t max_frame_bytes = (std::size_t{64} << 20) + (std::size_t{128} << 10);
     std::size_t max_connections = 1024;  ///< one beyond is closed at once
+    SendBatch::Sigpipe sigpipe = SendBatch::Sigpipe::block;
 };
 
-/// Serves any number of connections on the loop's thread, one exchange at a time on each.
-///
-/// One frame of each exchange a turn: streams on different connections take turns, and an agent that does not read
-/// stops only its own (`stream.flow.worker`).
+/// Serves any number of connections, one exchange at a time on each. Its functions are for the loop's thread.
 class WorkerServer final : private EventLoop::Handler {
 public:
-    /// `listener`: a Unix socket that listens.
-    WorkerServer(EventLoop& loop, Fd listener, RequestHandler handler, const WorkerServerOptions& options = {});
+    WorkerServer(EventLoop& loop, WorkerSink& sink, const WorkerServerOptions& options = {});
     ~WorkerServer();
     WorkerServer(const WorkerServer&) = delete;
     WorkerServer& operator=(const WorkerServer&) = delete;
 
+    /// Accepts connections from a Unix socket that listens, in place of one given before.
+    void listen(Fd listener);
+    /// Sends the replies that wait, those to several agents together. Any thread that runs the loop.
+    void flush();
+    /// Sends them one by one. Any thread.
+    void write_held();
+    /// How many replies wait. Any thread.
+    [[nodiscard]] std::size_t held() const noexcept { return held_count_.load(std::memory_order_relaxed); }
+
+    /// Accepts no more; tells the sink when no exchange is under way.
+    void drain();
+    /// Closes everything; exchanges under way are cancelled.
+    void close();
+
 private:
-    class Connection;
+    friend class WorkerConnection;
+    friend class WorkerExchange;
 
     void ready(std::uint32_t events) override;
     [[nodiscard]] bool accept_one();
+    void stop_listening();
+    void hold(std::shared_ptr<WorkerConnection> connection);
+    [[nodiscard]] std::vector<std::shared_ptr<WorkerConnection>> take_held();
     void closed(int fd);
+    void exchange_ended();
+    void check_drained();
 
     EventLoop& loop_;
+    WorkerSink& sink_;
+    const WorkerServerOptions options_;
+    SendBatch sends_;
     Fd listener_;
-    RequestHandler handler_;
-    WorkerServerOptions options_;
-    std::unordered_map<int, std::unique_ptr<Connection>> connections_;  // by descriptor
-    std::vector<std::unique_ptr<Connection>> ended_;  // until the end of the turn: they may be on the stack
+    std::unordered_map<int, std::shared_ptr<WorkerConnection>> connections_;  // by descriptor
     EventLoop::Timer pause_;
+    std::atomic<bool> draining_{false};
+
+    std::mutex held_mutex_;
+    std::vector<std::shared_ptr<WorkerConnection>> held_;
+    std::atomic<std::size_t> held_count_{0};
 };
 
 }  // namespace anyserve

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -15,7 +16,8 @@
 
 namespace anyserve {
 
-/// An epoll loop. Everything but `post` and `stop` belongs to the one thread that calls `run`.
+/// An epoll loop. Everything but `post` and `stop` belongs to the one thread that calls `run` or `poll`. Threads may
+/// take turns at that, where something orders one before the other.
 ///
 /// A turn waits, runs the tasks that were posted, tells handlers what their descriptors are ready for, then runs the
 /// timers that are due, then what was deferred. Handlers and tasks may add and remove any descriptor, their own
@@ -53,6 +55,18 @@ public:
     /// Ends `run` after the turn under way; without one, the next `run` after its first turn. Any thread.
     void stop() noexcept;
 
+    /// The same from inside a turn, which needs nobody to be woken.
+    void stop_after_turn() noexcept { stop_ = true; }
+
+    /// One turn that does not wait. For those who wait for `descriptor` elsewhere, and for `next_timer`.
+    void poll();
+
+    /// Readable when a turn has something to do, but for timers and what is deferred. Owned by the loop.
+    [[nodiscard]] int descriptor() const noexcept { return epoll_.get(); }
+
+    /// When the first timer is due.
+    [[nodiscard]] std::optional<Clock::time_point> next_timer() const noexcept { return timers_.next(); }
+
     /// Runs a task in one of the next turns, in the order of the calls. Any thread.
     void post(std::function<void()> task);
 
@@ -89,7 +103,7 @@ private:
         Order order = Order::then;
     };
 
-    void turn();
+    void turn(int milliseconds);
     void dispatch(std::uint64_t key, std::uint32_t events);
     void run_posted();
     void run_deferred();

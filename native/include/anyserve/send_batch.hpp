@@ -18,8 +18,8 @@
 
 namespace anyserve {
 
-/// What waits to be sent. On the loop's thread, which has SIGPIPE blocked from the first of them on: the call that
-/// sends them all cannot be told to do without it.
+/// What waits to be sent. On the loop's thread, which has SIGPIPE blocked from the first of them on, or ignores it: the
+/// call that sends them all cannot be told to do without it.
 class SendBatch {
 public:
     /// Who sends. Not owned: `remove` comes before its end.
@@ -35,13 +35,18 @@ public:
     /// So many are sent by one call.
     static constexpr std::size_t kMost = 64;
 
-    explicit SendBatch(EventLoop& loop) : loop_(loop), alive_(std::make_shared<bool>(true)) {}
+    enum class Sigpipe : std::uint8_t { block, ignored };
+
+    explicit SendBatch(EventLoop& loop, Sigpipe sigpipe = Sigpipe::block)
+        : loop_(loop), sigpipe_(sigpipe), alive_(std::make_shared<bool>(true)) {}
     ~SendBatch();
     SendBatch(const SendBatch&) = delete;
     SendBatch& operator=(const SendBatch&) = delete;
 
     /// Sends the parts, as far as the socket takes them, at the end of this turn. Socket and parts stay until then.
     void add(Sender& sender, const Fd& socket, std::span<const iovec> parts);
+    /// Sends them now.
+    void flush();
     /// Takes back what was not sent yet.
     void remove(const Sender& sender) noexcept;
 
@@ -52,12 +57,12 @@ private:
         std::span<const iovec> parts;
     };
 
-    void flush();
     void send(std::span<Waiting> batch);
     [[nodiscard]] std::size_t submit(std::span<const Waiting> batch, std::span<Transfer> transfers);
     [[nodiscard]] bool open() noexcept;
 
     EventLoop& loop_;
+    Sigpipe sigpipe_;
     std::vector<Waiting> waiting_;
     std::vector<Waiting> flushed_;  // while their senders are told
     unsigned long context_ = 0;     // of io_submit(2); 0: none

@@ -1,0 +1,212 @@
+#include "worker_connection.hpp"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <array>
+#include <span>
+#include <utility>
+
+#include "anyserve/sockets.hpp"
+
+namespace anyserve {
+namespace {
+
+constexpr std::size_t kScratchBytes = std::size_t{32} << 10;
+constexpr int kReadsAtOnce = 8;  // then others have their turn
+constexpr std::size_t kPartsAtOnce = 64;
+
+}  // namespace
+
+WorkerConnection::WorkerConnection(WorkerServer& server, Fd socket)
+    : server_(server), reader_(server.options_.max_frame_bytes), socket_(std::move(socket)) {}
+
+WorkerConnection::~WorkerConnection() = default;
+
+bool WorkerConnection::watch() {
+    watched_for_ = EPOLLIN;
+    return server_.loop_.add(socket_.get(), watched_for_, *this);
+}
+
+void WorkerConnection::ready(std::uint32_t events) {
+    const auto alive = shared_from_this();
+    // Reading first, also in the middle of a reply: an end of the stream is how an agent cancels.
+    if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) read();
+    if ((events & EPOLLOUT) != 0 && watched_for_ != 0) go_on();
+}
+
+/// The agent reads again.
+void WorkerConnection::go_on() {
+    Frames gone;
+    WorkerExchangePtr waits;
+    {
+        const Lock lock(mutex_);
+        blocked_ = false;
+        if (!in_batch_) write_locked(gone);
+        if (blocked_) return;
+        if (std::exchange(told_full_, false)) waits = exchange_;
+    }
+    watch_for(EPOLLIN);
+    if (waits) server_.sink_.on_writable(waits);
+}
+
+void WorkerConnection::read() {
+    std::array<char, kScratchBytes> scratch;  // NOLINT(*-member-init): filled by the kernel
+    for (int count = 0; count < kReadsAtOnce && watched_for_ != 0; ++count) {
+        const std::span<char> room = reader_.room();
+        const std::array<iovec, 2> parts{{{room.data(), room.size()}, {scratch.data(), scratch.size()}}};
+        const Transfer got = receive_parts(socket_, room.empty() ? std::span(parts).subspan(1) : std::span(parts));
+        if (got.would_block()) return;
+        if (got.size == 0) return end();  // an end of the stream, or an error
+        const std::size_t in_room = std::min(got.size, room.size());
+        if (!take(in_room, {scratch.data(), got.size - in_room})) return end();
+        if (got.size < room.size() + scratch.size()) return;  // the socket had no more
+    }
+}
+
+/// False: the agent breaks the rules of the framing.
+bool WorkerConnection::take(std::size_t in_room, std::string_view behind) {
+    if (!reader_.take(in_room, behind, frames_)) {
+        server_.sink_.on_refused("a frame of " + std::to_string(reader_.refused_length()) +
+                                 " bytes is above the limit of " + std::to_string(server_.options_.max_frame_bytes));
+        return false;
+    }
+    if (frames_.empty()) return true;
+    WorkerExchangePtr exchange;
+    {
+        const Lock lock(mutex_);
+        if (!exchange_ && frames_.size() == 1) {
+            exchange_ = exchange = std::make_shared<WorkerExchange>(shared_from_this(), std::move(frames_.front()));
+        }
+    }
+    frames_.clear();
+    if (!exchange) {  // `frame.connections.early`
+        server_.sink_.on_refused("a request came before its turn");
+        return false;
+    }
+    server_.sink_.on_request(std::move(exchange));
+    return true;
+}
+
+void WorkerConnection::end() {
+    if (watched_for_ == 0) return;
+    const auto alive = shared_from_this();
+    watched_for_ = 0;
+    WorkerExchangePtr cancelled;
+    std::deque<ReplyFrame> dropped;  // let go of without the lock: who keeps their bytes may wait for us
+    int fd = -1;
+    {
+        const Lock lock(mutex_);
+        fd = socket_.get();
+        if (in_batch_) server_.sends_.remove(*this);
+        in_batch_ = false;
+        server_.loop_.remove(fd);
+        socket_.reset();
+        cancelled = std::exchange(exchange_, nullptr);
+        if (cancelled) cancelled->cancelled_ = true;
+        dropped.swap(out_);
+    }
+    room_.notify_all();
+    server_.closed(fd);
+    if (cancelled) server_.sink_.on_cancelled(cancelled);
+}
+
+bool WorkerConnection::idle() {
+    if (reader_.unfinished()) return false;
+    const Lock lock(mutex_);
+    return !exchange_ && out_.empty();
+}
+
+bool WorkerConnection::queue(WorkerExchange& exchange, ReplyFrame frame, bool last) {
+    frame.seal();
+    const Lock lock(mutex_);
+    if (exchange_.get() != &exchange) return false;
+    if (last) exchange_.reset();
+    out_bytes_ += frame.size();
+    out_.push_back(std::move(frame));
+    return true;
+}
+
+void WorkerConnection::write() {
+    Frames gone;  // destroyed without the lock, see `end`
+    Lock lock(mutex_);
+    if (!in_batch_ && !blocked_ && socket_) write_locked(gone);
+}
+
+void WorkerConnection::write_locked(Frames& gone) {
+    while (!out_.empty()) {
+        if (!wrote(send_parts(socket_, unsent()), gone)) return;
+    }
+}
+
+std::span<const iovec> WorkerConnection::unsent() {
+    parts_.clear();
+    std::size_t skip = sent_;
+    for (const ReplyFrame& frame : out_) {
+        if (parts_.size() >= kPartsAtOnce) break;
+        frame.append_parts(skip, kPartsAtOnce, parts_);
+        skip = 0;
+    }
+    return parts_;
+}
+
+/// False: the agent takes no more now, or never.
+bool WorkerConnection::wrote(const Transfer& transfer, Frames& gone) {
+    if (transfer.error != 0 && !transfer.would_block()) return false;  // the loop's thread sees the end of the stream
+    sent_ += transfer.size;
+    while (!out_.empty() && sent_ >= out_.front().size()) {
+        sent_ -= out_.front().size();
+        out_bytes_ -= out_.front().size();
+        gone.push_back(std::move(out_.front()));
+        out_.pop_front();
+    }
+    if (!transfer.would_block()) {
+        if (!full_locked()) room_.notify_all();
+        if (out_.empty() && !exchange_) server_.exchange_ended();
+        return true;
+    }
+    watch_for_room();
+    return false;
+}
+
+/// Has the loop's thread go on when the agent reads.
+void WorkerConnection::watch_for_room() {
+    blocked_ = true;
+    server_.loop_.run_soon([alive = shared_from_this()] { alive->watch_for(EPOLLIN | EPOLLOUT); });
+}
+
+void WorkerConnection::add_to(SendBatch& batch) {
+    const Lock lock(mutex_);
+    if (in_batch_ || blocked_ || !socket_ || out_.empty()) return;
+    in_batch_ = true;
+    batch.add(*this, socket_, unsent());
+}
+
+void WorkerConnection::sent(const Transfer& transfer) {
+    Frames gone;
+    const Lock lock(mutex_);
+    in_batch_ = false;
+    if (wrote(transfer, gone)) write_locked(gone);
+}
+
+void WorkerConnection::watch_for(std::uint32_t events) {
+    if (watched_for_ == 0 || std::exchange(watched_for_, events) == events) return;
+    server_.loop_.modify(socket_.get(), events, *this);
+}
+
+bool WorkerConnection::full_locked() const noexcept {
+    return out_.size() > kWriteAheadFrames || out_bytes_ - sent_ > kWriteAheadBytes;
+}
+
+bool WorkerConnection::full() {
+    const Lock lock(mutex_);
+    return told_full_ = full_locked() && socket_;
+}
+
+bool WorkerConnection::wait_writable(const WorkerExchange& exchange) {
+    Lock lock(mutex_);
+    room_.wait(lock, [&] { return exchange_.get() != &exchange || !full_locked(); });
+    return exchange_.get() == &exchange;
+}
+
+}  // namespace anyserve
