@@ -6,6 +6,7 @@
 namespace anyserve {
 
 void init_agent(nanobind::module_& m);
+void init_worker(nanobind::module_& m);
 
 /// `anyserve._native.policy`: what follows, in a module of its own.
 void init_policy(nanobind::module_& m);

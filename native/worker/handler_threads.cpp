@@ -251,6 +251,7 @@ void HandlerThreads::close() {
             closed_ = true;
         }
         follow_.notify_all();
+        events_.on_drained();
         loop_.stop_after_turn();
     });
 }

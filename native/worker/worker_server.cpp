@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "anyserve/sockets.hpp"
-#include "worker_connection.hpp"
+#include "agent_connection.hpp"
 
 namespace anyserve {
 namespace {
@@ -18,8 +18,10 @@ constexpr std::chrono::milliseconds kAcceptPause{100};
 
 }  // namespace
 
-void WorkerExchange::reply(ReplyFrame frame) {
-    if (connection_->queue(*this, std::move(frame), true)) connection_->server().hold(connection_);
+bool WorkerExchange::queue(ReplyFrame frame, bool last) {
+    if (!connection_->queue(*this, std::move(frame), last)) return false;
+    connection_->server().hold(connection_);
+    return true;
 }
 
 bool WorkerExchange::send(ReplyFrame frame, bool last) {
@@ -77,18 +79,18 @@ bool WorkerServer::accept_one() {
         return true;
     }
     const int fd = socket.get();
-    const auto connection = std::make_shared<WorkerConnection>(*this, std::move(socket));
+    const auto connection = std::make_shared<AgentConnection>(*this, std::move(socket));
     if (connection->watch()) connections_.emplace(fd, connection);
     return true;
 }
 
-void WorkerServer::hold(std::shared_ptr<WorkerConnection> connection) {
+void WorkerServer::hold(std::shared_ptr<AgentConnection> connection) {
     const std::lock_guard lock(held_mutex_);
     held_.push_back(std::move(connection));
     held_count_.store(held_.size(), std::memory_order_relaxed);
 }
 
-std::vector<std::shared_ptr<WorkerConnection>> WorkerServer::take_held() {
+std::vector<std::shared_ptr<AgentConnection>> WorkerServer::take_held() {
     const std::lock_guard lock(held_mutex_);
     held_count_.store(0, std::memory_order_relaxed);
     return std::exchange(held_, {});

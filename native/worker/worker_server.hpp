@@ -21,20 +21,22 @@
 
 namespace anyserve {
 
-class WorkerConnection;
+class AgentConnection;
 class WorkerServer;
 
 /// One request and its replies. Any thread, but one at a time.
 class WorkerExchange {
 public:
-    WorkerExchange(std::shared_ptr<WorkerConnection> connection, std::string request)
+    WorkerExchange(std::shared_ptr<AgentConnection> connection, std::string request)
         : connection_(std::move(connection)), request_(std::move(request)) {}
 
     /// The payload of the request frame.
     [[nodiscard]] std::string_view request() const noexcept { return request_; }
 
-    /// The last frame, which `WorkerServer::flush` or `write_held` sends. The exchange has ended with it.
-    void reply(ReplyFrame frame);
+    /// Queues a frame, which `WorkerServer::flush` or `write_held` sends; with the last one the exchange has ended. False:
+    /// it is over.
+    bool queue(ReplyFrame frame, bool last);
+    void reply(ReplyFrame frame) { queue(std::move(frame), true); }
     /// Sends a frame at once, as far as the agent takes it; the rest is sent when it does. False: the exchange is over.
     bool send(ReplyFrame frame, bool last);
     /// Waits while more than `kWriteAheadFrames` or `kWriteAheadBytes` wait for the agent. False: the exchange is over.
@@ -59,9 +61,9 @@ public:
     Notes notes;
 
 private:
-    friend class WorkerConnection;
+    friend class AgentConnection;
 
-    const std::shared_ptr<WorkerConnection> connection_;
+    const std::shared_ptr<AgentConnection> connection_;
     const std::string request_;
     std::atomic<bool> cancelled_{false};
 };
@@ -119,14 +121,14 @@ public:
     void close();
 
 private:
-    friend class WorkerConnection;
+    friend class AgentConnection;
     friend class WorkerExchange;
 
     void ready(std::uint32_t events) override;
     [[nodiscard]] bool accept_one();
     void stop_listening();
-    void hold(std::shared_ptr<WorkerConnection> connection);
-    [[nodiscard]] std::vector<std::shared_ptr<WorkerConnection>> take_held();
+    void hold(std::shared_ptr<AgentConnection> connection);
+    [[nodiscard]] std::vector<std::shared_ptr<AgentConnection>> take_held();
     void closed(int fd);
     void exchange_ended();
     void check_drained();
@@ -136,12 +138,12 @@ private:
     const WorkerServerOptions options_;
     SendBatch sends_;
     Fd listener_;
-    std::unordered_map<int, std::shared_ptr<WorkerConnection>> connections_;  // by descriptor
+    std::unordered_map<int, std::shared_ptr<AgentConnection>> connections_;  // by descriptor
     EventLoop::Timer pause_;
     std::atomic<bool> draining_{false};
 
     std::mutex held_mutex_;
-    std::vector<std::shared_ptr<WorkerConnection>> held_;
+    std::vector<std::shared_ptr<AgentConnection>> held_;
     std::atomic<std::size_t> held_count_{0};
 };
 

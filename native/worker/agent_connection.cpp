@@ -1,4 +1,4 @@
-#include "worker_connection.hpp"
+#include "agent_connection.hpp"
 
 #include <sys/epoll.h>
 
@@ -18,17 +18,17 @@ constexpr std::size_t kPartsAtOnce = 64;
 
 }  // namespace
 
-WorkerConnection::WorkerConnection(WorkerServer& server, Fd socket)
+AgentConnection::AgentConnection(WorkerServer& server, Fd socket)
     : server_(server), reader_(server.options_.max_frame_bytes), socket_(std::move(socket)) {}
 
-WorkerConnection::~WorkerConnection() = default;
+AgentConnection::~AgentConnection() = default;
 
-bool WorkerConnection::watch() {
+bool AgentConnection::watch() {
     watched_for_ = EPOLLIN;
     return server_.loop_.add(socket_.get(), watched_for_, *this);
 }
 
-void WorkerConnection::ready(std::uint32_t events) {
+void AgentConnection::ready(std::uint32_t events) {
     const auto alive = shared_from_this();
     // Reading first, also in the middle of a reply: an end of the stream is how an agent cancels.
     if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) read();
@@ -36,7 +36,7 @@ void WorkerConnection::ready(std::uint32_t events) {
 }
 
 /// The agent reads again.
-void WorkerConnection::go_on() {
+void AgentConnection::go_on() {
     Frames gone;
     WorkerExchangePtr waits;
     {
@@ -50,7 +50,7 @@ void WorkerConnection::go_on() {
     if (waits) server_.sink_.on_writable(waits);
 }
 
-void WorkerConnection::read() {
+void AgentConnection::read() {
     std::array<char, kScratchBytes> scratch;  // NOLINT(*-member-init): filled by the kernel
     for (int count = 0; count < kReadsAtOnce && watched_for_ != 0; ++count) {
         const std::span<char> room = reader_.room();
@@ -65,7 +65,7 @@ void WorkerConnection::read() {
 }
 
 /// False: the agent breaks the rules of the framing.
-bool WorkerConnection::take(std::size_t in_room, std::string_view behind) {
+bool AgentConnection::take(std::size_t in_room, std::string_view behind) {
     if (!reader_.take(in_room, behind, frames_)) {
         server_.sink_.on_refused("a frame of " + std::to_string(reader_.refused_length()) +
                                  " bytes is above the limit of " + std::to_string(server_.options_.max_frame_bytes));
@@ -88,7 +88,7 @@ bool WorkerConnection::take(std::size_t in_room, std::string_view behind) {
     return true;
 }
 
-void WorkerConnection::end() {
+void AgentConnection::end() {
     if (watched_for_ == 0) return;
     const auto alive = shared_from_this();
     watched_for_ = 0;
@@ -111,13 +111,13 @@ void WorkerConnection::end() {
     if (cancelled) server_.sink_.on_cancelled(cancelled);
 }
 
-bool WorkerConnection::idle() {
+bool AgentConnection::idle() {
     if (reader_.unfinished()) return false;
     const Lock lock(mutex_);
     return !exchange_ && out_.empty();
 }
 
-bool WorkerConnection::queue(WorkerExchange& exchange, ReplyFrame frame, bool last) {
+bool AgentConnection::queue(WorkerExchange& exchange, ReplyFrame frame, bool last) {
     frame.seal();
     const Lock lock(mutex_);
     if (exchange_.get() != &exchange) return false;
@@ -127,19 +127,19 @@ bool WorkerConnection::queue(WorkerExchange& exchange, ReplyFrame frame, bool la
     return true;
 }
 
-void WorkerConnection::write() {
+void AgentConnection::write() {
     Frames gone;  // destroyed without the lock, see `end`
     Lock lock(mutex_);
     if (!in_batch_ && !blocked_ && socket_) write_locked(gone);
 }
 
-void WorkerConnection::write_locked(Frames& gone) {
+void AgentConnection::write_locked(Frames& gone) {
     while (!out_.empty()) {
         if (!wrote(send_parts(socket_, unsent()), gone)) return;
     }
 }
 
-std::span<const iovec> WorkerConnection::unsent() {
+std::span<const iovec> AgentConnection::unsent() {
     parts_.clear();
     std::size_t skip = sent_;
     for (const ReplyFrame& frame : out_) {
@@ -151,7 +151,7 @@ std::span<const iovec> WorkerConnection::unsent() {
 }
 
 /// False: the agent takes no more now, or never.
-bool WorkerConnection::wrote(const Transfer& transfer, Frames& gone) {
+bool AgentConnection::wrote(const Transfer& transfer, Frames& gone) {
     if (transfer.error != 0 && !transfer.would_block()) return false;  // the loop's thread sees the end of the stream
     sent_ += transfer.size;
     while (!out_.empty() && sent_ >= out_.front().size()) {
@@ -170,40 +170,40 @@ bool WorkerConnection::wrote(const Transfer& transfer, Frames& gone) {
 }
 
 /// Has the loop's thread go on when the agent reads.
-void WorkerConnection::watch_for_room() {
+void AgentConnection::watch_for_room() {
     blocked_ = true;
     server_.loop_.run_soon([alive = shared_from_this()] { alive->watch_for(EPOLLIN | EPOLLOUT); });
 }
 
-void WorkerConnection::add_to(SendBatch& batch) {
+void AgentConnection::add_to(SendBatch& batch) {
     const Lock lock(mutex_);
     if (in_batch_ || blocked_ || !socket_ || out_.empty()) return;
     in_batch_ = true;
     batch.add(*this, socket_, unsent());
 }
 
-void WorkerConnection::sent(const Transfer& transfer) {
+void AgentConnection::sent(const Transfer& transfer) {
     Frames gone;
     const Lock lock(mutex_);
     in_batch_ = false;
     if (wrote(transfer, gone)) write_locked(gone);
 }
 
-void WorkerConnection::watch_for(std::uint32_t events) {
+void AgentConnection::watch_for(std::uint32_t events) {
     if (watched_for_ == 0 || std::exchange(watched_for_, events) == events) return;
     server_.loop_.modify(socket_.get(), events, *this);
 }
 
-bool WorkerConnection::full_locked() const noexcept {
+bool AgentConnection::full_locked() const noexcept {
     return out_.size() > kWriteAheadFrames || out_bytes_ - sent_ > kWriteAheadBytes;
 }
 
-bool WorkerConnection::full() {
+bool AgentConnection::full() {
     const Lock lock(mutex_);
     return told_full_ = full_locked() && socket_;
 }
 
-bool WorkerConnection::wait_writable(const WorkerExchange& exchange) {
+bool AgentConnection::wait_writable(const WorkerExchange& exchange) {
     Lock lock(mutex_);
     room_.wait(lock, [&] { return exchange_.get() != &exchange || !full_locked(); });
     return exchange_.get() == &exchange;

@@ -23,14 +23,14 @@ namespace anyserve {
 ///
 /// What is read belongs to the loop's thread. What is written belongs to whoever holds the mutex, and so does the
 /// socket's end.
-class WorkerConnection final : public EventLoop::Handler,
+class AgentConnection final : public EventLoop::Handler,
                                public SendBatch::Sender,
-                               public std::enable_shared_from_this<WorkerConnection> {
+                               public std::enable_shared_from_this<AgentConnection> {
 public:
-    WorkerConnection(WorkerServer& server, Fd socket);
-    ~WorkerConnection();
-    WorkerConnection(const WorkerConnection&) = delete;
-    WorkerConnection& operator=(const WorkerConnection&) = delete;
+    AgentConnection(WorkerServer& server, Fd socket);
+    ~AgentConnection();
+    AgentConnection(const AgentConnection&) = delete;
+    AgentConnection& operator=(const AgentConnection&) = delete;
 
     [[nodiscard]] bool watch();
     void ready(std::uint32_t events) override;
