@@ -1,4 +1,6 @@
 // Arrays on the bytes of requests, and replies from the bytes of arrays. With the interpreter's lock.
+#include <nanobind/stl/string.h>
+
 #include <array>
 #include <cstdint>
 #include <limits>

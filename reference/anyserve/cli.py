@@ -14,6 +14,7 @@ from anyserve.agent.config import MAX_IO_THREADS, AgentConfig, UnknownLimit
 from anyserve.cli_client import infer, workers
 from anyserve.control.agents import IMPLEMENTATIONS, available_implementations
 from anyserve.sockets import SocketDirectoryError, default_socket_dir
+from anyserve.worker.loops import WORKER_IO, available_worker_io
 
 __all__ = ["main"]
 
@@ -107,6 +108,12 @@ def main() -> None:
     type=click.Choice(IMPLEMENTATIONS),
     help="Which agent; native where it is installed, else reference.",
 )
+@click.option(
+    "--worker-io",
+    default=None,
+    type=click.Choice(WORKER_IO),
+    help="What moves requests and replies in the workers; native where it is installed, else python.",
+)
 @click.option("--factory", is_flag=True, help="APP names a function that returns the app.")
 @click.option("--app-dir", default=".", type=click.Path(exists=True, file_okay=False), help="Where to import APP from.")
 @click.option("--reload", is_flag=True, help="Replace the workers when a Python file in the app's directory changes.")
@@ -197,6 +204,8 @@ def serve(app: str | None, impl: str | None, **options: Any) -> None:
             "the native agent is not in this installation: use --impl reference, or leave --impl out; "
             "docs/native.md says what building it takes"
         )
+    if options["worker_io"] is not None and options["worker_io"] not in available_worker_io():
+        raise click.BadParameter("the native loop is not in this installation: leave it out", param_hint="--worker-io")
     logs.configure(options["log_format"], options["log_level"])
     if options["reload"] and app is None:
         raise click.UsageError("--reload needs an APP to reload")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from anyserve.messages import ModelInferRequest, ModelInferResponse, ModelStream
 if TYPE_CHECKING:
     from anyserve.tensors import TensorSpec
 
-__all__ = ["Handler", "Reply", "as_response", "as_stream_response", "tensor_handler"]
+__all__ = ["Handler", "Reply", "TensorForm", "as_response", "as_stream_response", "tensor_handler"]
 
 Reply = ModelInferResponse | ModelStreamInferResponse | Mapping[str, np.ndarray]
 """What a handler may return (but for ModelStreamInferResponse), send or yield."""
@@ -42,6 +42,8 @@ class Handler:
     """It runs on the event loop; else in a thread."""
     generator: bool
     """It yields its replies."""
+    form: TensorForm | None = None
+    """The named arrays that it takes and returns, where it does: it can be called with them without a message."""
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, stream: bool) -> Handler:
@@ -86,8 +88,7 @@ class Handler:
 
     def bound_to(self, instance: object) -> Handler:
         """The same handler with its function bound to an instance of its class."""
-        bound = self.function.__get__(instance)
-        return Handler(bound, self.parameters, self.stream, self.asynchronous, self.generator)
+        return replace(self, function=self.function.__get__(instance))
 
     def call(self, request: ModelInferRequest, context: Any, stream: Any = None) -> Any:
         """Calls it with as many arguments as it takes."""
@@ -156,21 +157,32 @@ def tensor_handler(
     Raises:
         TypeError: the function's parameters do not fit the declared inputs.
     """
-    form = _TensorFunction(function, inputs, outputs)
+    form = TensorForm(function, inputs, outputs)
     if inspect.iscoroutinefunction(function):
 
         async def handle_async(request: ModelInferRequest, context: Any) -> ModelInferResponse:
-            return form.response(await function(**form.arguments(request, context)))
+            return form.response(form.outputs(await function(**form.arguments_of(request, context))))
 
-        return Handler.of(handle_async, stream=False)
+        return replace(Handler.of(handle_async, stream=False), form=form)
 
     def handle(request: ModelInferRequest, context: Any) -> ModelInferResponse:
-        return form.response(function(**form.arguments(request, context)))
+        return form.response(form.outputs(function(**form.arguments_of(request, context))))
 
-    return Handler.of(handle, stream=False)
+    return replace(Handler.of(handle, stream=False), form=form)
 
 
-class _TensorFunction:
+class TensorForm:
+    """How a function of named arrays is called, and what it may return.
+
+    Args:
+        function: takes its inputs by their names, and the `Context` as `context` if it wants it.
+        inputs: what is declared of them.
+        outputs: what is declared of the outputs.
+
+    Raises:
+        TypeError: the function's parameters do not fit the declared inputs.
+    """
+
     def __init__(
         self, function: Callable[..., Any], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
     ) -> None:
@@ -178,7 +190,8 @@ class _TensorFunction:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"{name} is a generator: declare it with @app.capability, and yield mappings of arrays")
         parameters = inspect.signature(function).parameters
-        self._context = "context" in parameters
+        self.function = function
+        self.takes_context = "context" in parameters
         self._rest = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         named = {n: p for n, p in parameters.items() if n != "context" and p.kind not in (p.VAR_KEYWORD,)}
         if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in named.values()):
@@ -187,29 +200,56 @@ class _TensorFunction:
         self._required = frozenset(n for n, p in named.items() if p.default is p.empty)
         self._inputs = {spec.name: spec for spec in inputs}
         self._outputs = {spec.name: spec for spec in outputs}
+        self.datatypes = {name: spec.datatype for name, spec in self._outputs.items()} or None
+        """Of the outputs, where they are declared."""
         if inputs and not self._rest and self._names != self._inputs.keys():
             raise TypeError(f"{name} takes {sorted(self._names)}, but its declared inputs are {sorted(self._inputs)}")
 
-    def arguments(self, request: ModelInferRequest, context: Any) -> dict[str, Any]:
+    def arguments_of(self, request: ModelInferRequest, context: Any) -> dict[str, Any]:
+        """The function's arguments, of a message; see `arguments`."""
         arrays: dict[str, Any] = request.tensors()
-        datatypes = {tensor.name: tensor.datatype for tensor in request.inputs}
-        if missing := sorted(self._required - arrays.keys()):
-            raise InferenceError(Code.INVALID_ARGUMENT, f"input {missing[0]!r} is missing; got {sorted(arrays)}")
-        if not self._rest and (unknown := sorted(arrays.keys() - self._names)):
+        return self.arguments(arrays, {tensor.name: tensor.datatype for tensor in request.inputs}, context)
+
+    def arguments(self, arrays: dict[str, Any], datatypes: Mapping[str, str], context: Any) -> dict[str, Any]:
+        """The function's arguments.
+
+        Args:
+            arrays: a request's tensors by name; the context joins them.
+            datatypes: theirs.
+            context: the exchange's.
+
+        Raises:
+            InferenceError: INVALID_ARGUMENT, they are not the function's inputs, or not as declared.
+        """
+        if not (arrays.keys() >= self._required):
+            missing = min(self._required - arrays.keys())
+            raise InferenceError(Code.INVALID_ARGUMENT, f"input {missing!r} is missing; got {sorted(arrays)}")
+        if not self._rest and not (arrays.keys() <= self._names):
+            unknown = min(arrays.keys() - self._names)
             raise InferenceError(
-                Code.INVALID_ARGUMENT, f"input {unknown[0]!r} is not known; inputs are {sorted(self._names)}"
+                Code.INVALID_ARGUMENT, f"input {unknown!r} is not known; inputs are {sorted(self._names)}"
             )
+        if self._inputs:
+            self._check_inputs(arrays, datatypes)
+        if self.takes_context:
+            arrays["context"] = context
+        return arrays
+
+    def _check_inputs(self, arrays: Mapping[str, Any], datatypes: Mapping[str, str]) -> None:
         for name, array in arrays.items():
             if name in self._inputs:
                 try:
                     tensors.check(self._inputs[name], array, datatypes[name])
                 except ValueError as error:
                     raise InferenceError(Code.INVALID_ARGUMENT, f"input {error}") from error
-        if self._context:
-            arrays["context"] = context
-        return arrays
 
-    def response(self, returned: Any) -> ModelInferResponse:
+    def outputs(self, returned: Any) -> Mapping[str, Any]:
+        """What the function returned, by name.
+
+        Raises:
+            TypeError: it is no mapping, nor the one output that is declared.
+            ValueError: the names are not those that are declared.
+        """
         if not isinstance(returned, Mapping):
             if len(self._outputs) != 1:
                 raise TypeError(
@@ -219,9 +259,25 @@ class _TensorFunction:
             returned = {next(iter(self._outputs)): returned}
         if self._outputs and returned.keys() != self._outputs.keys():
             raise ValueError(f"declared outputs are {sorted(self._outputs)}, the function returned {sorted(returned)}")
+        return returned
+
+    def response(self, outputs: Mapping[str, Any]) -> ModelInferResponse:
+        """The reply with these outputs.
+
+        Raises:
+            TypeError: KServe has no datatype for one of them.
+            ValueError: one is not as declared.
+        """
         response = ModelInferResponse()
-        declared = {name: spec.datatype for name, spec in self._outputs.items()}
-        tensors.encode(response, returned, datatypes=declared or None)
-        for name, spec in self._outputs.items():
-            tensors.check(spec, np.asarray(returned[name]), spec.datatype)
+        tensors.encode(response, outputs, datatypes=self.datatypes)
+        self.check(outputs)
         return response
+
+    def check(self, outputs: Mapping[str, Any]) -> None:
+        """Checks outputs against what is declared.
+
+        Raises:
+            ValueError: one is not as declared.
+        """
+        for name, spec in self._outputs.items():
+            tensors.check(spec, np.asarray(outputs[name]), spec.datatype)

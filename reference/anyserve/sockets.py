@@ -14,6 +14,7 @@ from anyserve.wire import MAX_SOCKET_PATH
 __all__ = [
     "SocketDirectoryError",
     "default_socket_dir",
+    "listen_privately",
     "prepare_socket_dir",
     "remove_if_stale",
     "remove_stale_sockets",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 WORKER_ID_BYTES = 64
+BACKLOG = 128
 PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
@@ -68,6 +70,25 @@ def prepare_socket_dir(path: str) -> str:
 def socket_path(directory: str, worker_id: str) -> str:
     """Where a worker listens."""
     return os.path.join(directory, f"{worker_id}.sock")
+
+
+def listen_privately(path: str) -> socket.socket:
+    """A socket that listens on `path`, which must not exist, for this user alone.
+
+    Raises:
+        OSError: the path cannot be listened on.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    mask = os.umask(0o177)
+    try:
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.umask(mask)
+    return sock
 
 
 def untrusted_peer(sock: socket.socket) -> int | None:

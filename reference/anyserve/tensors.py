@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from anyserve._proto.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from anyserve.errors import Code, InferenceError
 
-__all__ = ["DATATYPES", "TensorSpec", "check", "datatype_of", "decode", "encode"]
+__all__ = ["DATATYPES", "RAW_DATATYPES", "TensorSpec", "check", "datatype_of", "decode", "encode"]
 
 # datatype: dtype of the decoded array, field of InferTensorContents ("": the protocol has the raw form alone)
 _LAYOUTS = {
@@ -51,6 +51,11 @@ _FAULT = {"input": Code.INVALID_ARGUMENT, "output": Code.INTERNAL}  # the client
 _LENGTH = struct.Struct("<I")  # before each element of a raw BYTES tensor
 _MAX_DIMENSIONS = 32  # numpy 1 has no more
 _MAX_QUOTED = 100
+
+RAW_DATATYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
+    {name: dtype for name, (dtype, _) in _LAYOUTS.items() if name not in ("BF16", "BYTES")}
+)
+"""Those whose elements look in raw form as they do in an array, on a little-endian machine."""
 
 DATATYPES: Mapping[str, np.dtype[Any]] = MappingProxyType({name: dtype for name, (dtype, _) in _LAYOUTS.items()})
 """The KServe v2 datatypes and the numpy dtype that `decode` gives for each (BF16: float32, BYTES: object)."""

@@ -44,6 +44,8 @@ class ServeOptions:
     orphan_timeout: float = 30.0
     heartbeat_interval: float = 1.0
     reload: bool = False
+    worker_io: str | None = None
+    """`python` or `native`: the loop of the workers; None takes native where it is installed."""
     log_format: str = "text"
     log_level: str = "info"
 
@@ -163,6 +165,7 @@ def _launch_options(config: AgentConfig, options: ServeOptions, socket_dir: str,
         f"--log-format={options.log_format}",
         f"--log-level={options.log_level}",
         *(("--factory",) if options.factory else ()),
+        *((f"--worker-io={options.worker_io}",) if options.worker_io is not None else ()),
     )
     return LaunchOptions(
         app=options.app or "",

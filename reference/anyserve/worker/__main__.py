@@ -17,6 +17,7 @@ import click
 
 from anyserve import logs
 from anyserve.sockets import SocketDirectoryError, default_socket_dir, prepare_socket_dir
+from anyserve.worker.loops import WORKER_IO, available_worker_io
 from anyserve.worker.report import Report
 from anyserve.worker.runtime import WorkerOptions, run_worker
 
@@ -38,6 +39,12 @@ WORKER_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 @click.option("--heartbeat-interval", default=1.0, type=click.FloatRange(0.01), help="Seconds between heartbeats.")
 @click.option("--orphan-timeout", default=30.0, type=click.FloatRange(0.1), help="Seconds to live without an agent.")
 @click.option("--grace", default=30.0, type=click.FloatRange(0), help="Seconds for exchanges under way at the end.")
+@click.option(
+    "--worker-io",
+    default=None,
+    type=click.Choice(WORKER_IO),
+    help="What moves requests and replies; native where it is installed, else python.",
+)
 @click.option("--log-format", default="text", type=click.Choice(logs.FORMATS))
 @click.option("--log-level", default="info", type=click.Choice(logs.LEVELS))
 @click.option("--supervised", is_flag=True, hidden=True)
@@ -52,6 +59,7 @@ def main(
     log_level: str,
     supervised: bool,
     report_fd: int | None,
+    worker_io: str | None,
     **options: object,
 ) -> None:
     """Serves the app APP (module:attribute) as one worker of a running agent.
@@ -61,6 +69,8 @@ def main(
     worker_id = worker_id or f"worker-{secrets.token_hex(4)}"
     if not WORKER_ID.fullmatch(worker_id):
         raise click.BadParameter("must be 1 to 64 of the characters A-Z a-z 0-9 _ . -", param_hint="--worker-id")
+    if worker_io is not None and worker_io not in available_worker_io():
+        raise click.BadParameter("the native loop is not in this installation: leave it out", param_hint="--worker-io")
     logs.configure(log_format, log_level, worker=worker_id)
     # Ctrl-C reaches the whole foreground process group; the agent tells its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN if supervised else signal.SIG_DFL)
@@ -78,6 +88,7 @@ def main(
                 management_token=os.environ.get("ANYSERVE_MANAGEMENT_TOKEN"),
                 instance_secret=os.environ.get("ANYSERVE_INSTANCE_SECRET", ""),
                 agent_address=agent,
+                worker_io=worker_io,
                 **options,  # type: ignore[arg-type]
             ),
             Report(report_fd),

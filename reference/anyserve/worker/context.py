@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from anyserve.capability import Capability
 from anyserve.errors import Code, InferenceError
 from anyserve.handlers import Reply, as_stream_response
+from anyserve.wire import INSTANCE_KEY, TRACEPARENT
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from anyserve.client import AsyncAnyserveClient
     from anyserve.messages import ModelInferRequest, ModelInferResponse
 
-__all__ = ["Context", "Outbox", "Stream"]
+__all__ = ["Context", "Contexts", "Outbox", "Stream", "checked_length"]
 
 EXCHANGE_OVER = "the exchange is over: the client has gone, or the handler has returned"
 
@@ -37,40 +38,59 @@ class Context:
     Attributes:
         request_id: the request's `id`, as the client sent it.
         capability: the registered capability that the request matched.
-        metadata: what the agent passes on of the call, e.g. `traceparent`.
-        cancellation: set when the client has gone, the deadline has passed or the
-            worker gives up; a sync handler may wait on it.
     """
+
+    __slots__ = (
+        "_cancellation",
+        "_cancelled",
+        "_calls",
+        "_deadline",
+        "_maker",
+        "_traceparent",
+        "capability",
+        "request_id",
+    )
 
     def __init__(
         self,
-        *,
+        maker: Contexts,
         request_id: str,
         capability: Capability,
-        metadata: Mapping[str, str],
+        traceparent: str | None,
         deadline: float | None,
-        loop: asyncio.AbstractEventLoop,
-        client: Callable[[], AsyncAnyserveClient],
-        call_metadata: Mapping[str, str],
     ) -> None:
         self.request_id = request_id
         self.capability = capability
-        self.metadata = metadata
-        self.cancellation = threading.Event()
+        self._maker = maker
+        self._traceparent = traceparent
         self._deadline = deadline  # loop time
-        self._loop = loop
-        self._loop_thread = threading.get_ident()
-        self._client = client
-        self._call_metadata = {**metadata, **call_metadata}
+        self._cancelled = False
+        self._cancellation: threading.Event | None = None
         self._calls: set[concurrent.futures.Future[Any]] = set()
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the agent passes on of the call, e.g. `traceparent`."""
+        return {TRACEPARENT: self._traceparent} if self._traceparent is not None else {}
+
+    @property
+    def cancellation(self) -> threading.Event:
+        """Set when the client has gone, the deadline has passed or the worker gives up; a sync handler may wait on it."""
+        if self._cancellation is None:  # most handlers never ask
+            with self._maker.lock:
+                if self._cancellation is None:
+                    self._cancellation = threading.Event()
+                    if self._cancelled:
+                        self._cancellation.set()
+        return self._cancellation
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline, not below 0; None if there is none."""
-        return None if self._deadline is None else max(0.0, self._deadline - self._loop.time())
+        return None if self._deadline is None else max(0.0, self._deadline - self._maker.loop.time())
 
     def cancelled(self) -> bool:
         """Whether the reply is no longer wanted."""
-        return self.cancellation.is_set()
+        return self._cancelled
 
     def call(
         self, target: Target, inputs: ModelInferRequest | Mapping[str, ArrayLike], *, timeout: float | None = None
@@ -102,29 +122,37 @@ class Context:
             while (reply := self._blocking(_next_or_none(replies), "acall_stream")) is not None:
                 yield reply
         finally:
-            if not self._loop.is_closed():
-                asyncio.run_coroutine_threadsafe(_close(replies), self._loop)
+            if not self._maker.loop.is_closed():
+                asyncio.run_coroutine_threadsafe(_close(replies), self._maker.loop)
 
     async def acall(
         self, target: Target, inputs: ModelInferRequest | Mapping[str, ArrayLike], *, timeout: float | None = None
     ) -> ModelInferResponse:
         """Calls another capability of this instance, from an async handler; see `call`."""
-        return await self._client().infer(target, inputs, metadata=self._call_metadata, timeout=self._timeout(timeout))
+        client = self._maker.client()
+        return await client.infer(target, inputs, metadata=self._call_metadata(), timeout=self._timeout(timeout))
 
     async def acall_stream(
         self, target: Target, inputs: ModelInferRequest | Mapping[str, ArrayLike], *, timeout: float | None = None
     ) -> AsyncIterator[ModelInferResponse]:
         """Like `acall`, for a capability that streams its replies."""
-        replies = self._client().stream(target, inputs, metadata=self._call_metadata, timeout=self._timeout(timeout))
+        client = self._maker.client()
+        replies = client.stream(target, inputs, metadata=self._call_metadata(), timeout=self._timeout(timeout))
         async with aclosing(replies) as closing:
             async for reply in closing:
                 yield reply
 
     def cancel(self) -> None:
         """Tells the handler that the reply is no longer wanted, and ends its calls. Runs on the loop."""
-        self.cancellation.set()
+        with self._maker.lock:
+            self._cancelled = True
+            if self._cancellation is not None:
+                self._cancellation.set()
         for call in tuple(self._calls):
             call.cancel()
+
+    def _call_metadata(self) -> Mapping[str, str]:
+        return {**self.metadata, **self._maker.call_metadata}
 
     def _timeout(self, timeout: float | None) -> float | None:
         left = self.time_remaining()
@@ -132,13 +160,13 @@ class Context:
         return min(given) if given else None
 
     def _blocking(self, call: Coroutine[Any, Any, Result], instead: str) -> Result:
-        if threading.get_ident() == self._loop_thread:
+        if threading.get_ident() == self._maker.loop_thread:
             call.close()
             raise RuntimeError(f"this call would block the event loop: use `await context.{instead}(...)`")
         if self.cancelled():
             call.close()
             raise InferenceError(Code.CANCELLED, "the exchange was cancelled")
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        future = asyncio.run_coroutine_threadsafe(call, self._maker.loop)
         self._calls.add(future)
         try:
             return future.result()
@@ -146,6 +174,27 @@ class Context:
             raise InferenceError(Code.CANCELLED, "the exchange was cancelled") from None
         finally:
             self._calls.discard(future)
+
+
+class Contexts:
+    """Makes the contexts of one worker, and holds what they share. Made on the event loop.
+
+    Args:
+        client: makes the client by which handlers call other capabilities.
+        instance_secret: by which the agent knows such calls.
+    """
+
+    def __init__(self, client: Callable[[], AsyncAnyserveClient], instance_secret: str) -> None:
+        self.client = client
+        self.call_metadata = {INSTANCE_KEY: instance_secret} if instance_secret else {}
+        self.loop = asyncio.get_running_loop()
+        self.loop_thread = threading.get_ident()
+        self.lock = threading.Lock()
+        """Guards the making of a context's event: held for a moment, by one context at a time."""
+
+    def of(self, request_id: str, capability: Capability, traceparent: str | None, deadline: float | None) -> Context:
+        """The context of one exchange; its deadline is in loop time."""
+        return Context(self, request_id, capability, traceparent, deadline)
 
 
 async def _next_or_none(replies: AsyncIterator[Result]) -> Result | None:

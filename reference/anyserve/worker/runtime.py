@@ -14,17 +14,22 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyserve.app import AnyServe, Group, Worker
 from anyserve.client import AsyncAnyserveClient
 from anyserve.framing import MAX_ANNOTATION_BYTES
 from anyserve.sockets import remove_if_stale, socket_path
+from anyserve.worker.context import Contexts
 from anyserve.worker.exchange import Exchanges, Served
 from anyserve.worker.loader import AppNotFound, load_app
+from anyserve.worker.loops import available_worker_io
 from anyserve.worker.registration import Orphaned, Registrar, Rejected
 from anyserve.worker.report import Report
 from anyserve.worker.server import WorkerServer
+
+if TYPE_CHECKING:
+    from anyserve.worker.native_server import NativeServer
 
 __all__ = ["WorkerOptions", "run_worker"]
 
@@ -51,6 +56,8 @@ class WorkerOptions:
     heartbeat_interval: float
     orphan_timeout: float
     grace: float
+    worker_io: str | None = None
+    """`python` or `native`; None takes native where it is installed."""
 
 
 def run_worker(options: WorkerOptions, report: Report) -> int:
@@ -132,13 +139,7 @@ class _Runtime:
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(signal_) is not signal.SIG_IGN:  # a supervised worker leaves Ctrl-C to its agent
                 asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
-        exchanges = Exchanges(
-            self._served(),
-            max_frame_bytes=options.max_message_bytes,
-            client=self._instance_client,
-            instance_secret=options.instance_secret,
-        )
-        server = WorkerServer(exchanges, max_frame_bytes=options.max_message_bytes + MAX_ANNOTATION_BYTES)
+        server = self._server()
         path = socket_path(options.socket_dir, options.worker_id)
         remove_if_stale(path)
         try:
@@ -150,9 +151,22 @@ class _Runtime:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(path)
-            exchanges.close()
+            server.close()
 
-    async def _stay_registered(self, server: WorkerServer, path: str, stop: asyncio.Event) -> int:
+    def _server(self) -> WorkerServer | NativeServer:
+        options = self._options
+        contexts = Contexts(self._instance_client, options.instance_secret)
+        request_bytes, reply_bytes = options.max_message_bytes + MAX_ANNOTATION_BYTES, options.max_message_bytes
+        if (options.worker_io or available_worker_io()[-1]) == "native":
+            from anyserve.worker.native_server import NativeServer
+
+            return NativeServer(
+                self._served(), max_request_bytes=request_bytes, max_reply_bytes=reply_bytes, contexts=contexts
+            )
+        exchanges = Exchanges(self._served(), max_frame_bytes=reply_bytes, contexts=contexts)
+        return WorkerServer(exchanges, max_frame_bytes=request_bytes)
+
+    async def _stay_registered(self, server: WorkerServer | NativeServer, path: str, stop: asyncio.Event) -> int:
         options = self._options
         registrar = Registrar(
             management_address=options.management_address,

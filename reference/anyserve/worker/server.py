@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from anyserve.framing import FrameDecoder, FrameTooLong, encode_header
-from anyserve.sockets import untrusted_peer
+from anyserve.sockets import BACKLOG, listen_privately, untrusted_peer
 
 if TYPE_CHECKING:
     from anyserve.worker.exchange import Exchanges
@@ -27,7 +27,6 @@ __all__ = ["Connection", "WorkerServer"]
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 1024
-BACKLOG = 128
 # Requests that come before their turn are kept up to either, which is about what one read brings; beyond it the
 # connection is closed (`frame.connections.early`). It is read all the time, to see when the agent closes it.
 EARLY_FRAMES = 16
@@ -229,15 +228,7 @@ class WorkerServer:
         Raises:
             OSError: the path cannot be listened on.
         """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(0o177)
-        try:
-            sock.bind(path)
-        except BaseException:
-            sock.close()
-            raise
-        finally:
-            os.umask(mask)
+        sock = listen_privately(path)
         self._server = await asyncio.get_running_loop().create_unix_server(
             lambda: Connection(self), sock=sock, backlog=BACKLOG
         )
@@ -272,6 +263,10 @@ class WorkerServer:
             ended = False
         await self._close_all()
         return ended
+
+    def close(self) -> None:
+        """Starts no more handlers; those that run in threads are not waited for."""
+        self.exchanges.close()
 
     async def _close_all(self) -> None:
         """Closes the connections; handlers that are cut off are told before this returns."""
