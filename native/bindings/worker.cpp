@@ -221,7 +221,8 @@ void init_worker(nb::module_& m) {
     using Unlocked = nb::call_guard<nb::gil_scoped_release>;
     init_request_memory(m);
     nb::class_<PyExchange>(m, "Exchange", "One request, for its handler; see worker_server.hpp.")
-        .def_prop_ro("key", [](const PyExchange& self) { return reinterpret_cast<std::uintptr_t>(self.exchange.get()); })
+        .def_prop_ro("key",
+                     [](const PyExchange& self) { return reinterpret_cast<std::uintptr_t>(self.exchange.get()); })
         .def_prop_ro("served", [](const PyExchange& self) { return self.exchange->notes.served; })
         .def_prop_ro("id", [](const PyExchange& self) { return text(self.exchange->notes.head.id); })
         .def_prop_ro("traceparent", [](const PyExchange& self) { return text_parameter(self, wire::kTraceparent); })

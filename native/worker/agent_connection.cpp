@@ -15,6 +15,9 @@ namespace {
 constexpr std::size_t kScratchBytes = std::size_t{32} << 10;
 constexpr int kReadsAtOnce = 8;  // then others have their turn
 constexpr std::size_t kPartsAtOnce = 64;
+// Requests that come before their turn are kept up to either; agents do not send any.
+constexpr std::size_t kEarlyFrames = 16;
+constexpr std::size_t kEarlyBytes = std::size_t{1} << 18;
 
 }  // namespace
 
@@ -66,26 +69,37 @@ void AgentConnection::read() {
 
 /// False: the agent breaks the rules of the framing.
 bool AgentConnection::take(std::size_t in_room, std::string_view behind) {
-    if (!reader_.take(in_room, behind, frames_)) {
+    if (!reader_.take(in_room, behind, taken_)) {
         server_.sink_.on_refused("a frame of " + std::to_string(reader_.refused_length()) +
                                  " bytes is above the limit of " + std::to_string(server_.options_.max_frame_bytes));
         return false;
     }
-    if (frames_.empty()) return true;
+    for (std::string& frame : taken_) {
+        early_bytes_ += frame.size();
+        early_.push_back(std::move(frame));
+    }
+    taken_.clear();
+    begin_next();
+    const std::size_t early_bytes = early_bytes_ + (busy() ? reader_.held() : 0);
+    if (early_.size() <= kEarlyFrames && early_bytes <= kEarlyBytes) return true;
+    server_.sink_.on_refused("requests came before their turn");  // `frame.connections.early`
+    return false;
+}
+
+/// Tells the next request, once the exchange before it has ended.
+void AgentConnection::begin_next() {
+    if (early_.empty() || watched_for_ == 0) return;
     WorkerExchangePtr exchange;
     {
         const Lock lock(mutex_);
-        if (!exchange_ && frames_.size() == 1) {
-            exchange_ = exchange = std::make_shared<WorkerExchange>(shared_from_this(), std::move(frames_.front()));
-        }
+        awaited_ = exchange_ != nullptr;
+        if (awaited_) return;
+        early_bytes_ -= early_.front().size();
+        exchange_ = exchange = std::make_shared<WorkerExchange>(shared_from_this(), std::move(early_.front()));
     }
-    frames_.clear();
-    if (!exchange) {  // `frame.connections.early`
-        server_.sink_.on_refused("a request came before its turn");
-        return false;
-    }
+    early_.pop_front();
     server_.sink_.on_request(std::move(exchange));
-    return true;
+    if (!early_.empty()) begin_next();
 }
 
 void AgentConnection::end() {
@@ -107,21 +121,31 @@ void AgentConnection::end() {
         dropped.swap(out_);
     }
     room_.notify_all();
-    server_.closed(fd);
     if (cancelled) server_.sink_.on_cancelled(cancelled);
+    server_.closed(fd);
 }
 
 bool AgentConnection::idle() {
-    if (reader_.unfinished()) return false;
+    if (reader_.unfinished() || !early_.empty()) return false;
     const Lock lock(mutex_);
     return !exchange_ && out_.empty();
+}
+
+bool AgentConnection::busy() {
+    const Lock lock(mutex_);
+    return exchange_ != nullptr;
 }
 
 bool AgentConnection::queue(WorkerExchange& exchange, ReplyFrame frame, bool last) {
     frame.seal();
     const Lock lock(mutex_);
     if (exchange_.get() != &exchange) return false;
-    if (last) exchange_.reset();
+    if (last) {
+        exchange_.reset();
+        if (std::exchange(awaited_, false)) {
+            server_.loop_.run_soon([alive = shared_from_this()] { alive->begin_next(); });
+        }
+    }
     out_bytes_ += frame.size();
     out_.push_back(std::move(frame));
     return true;

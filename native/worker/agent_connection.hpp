@@ -24,8 +24,8 @@ namespace anyserve {
 /// What is read belongs to the loop's thread. What is written belongs to whoever holds the mutex, and so does the
 /// socket's end.
 class AgentConnection final : public EventLoop::Handler,
-                               public SendBatch::Sender,
-                               public std::enable_shared_from_this<AgentConnection> {
+                              public SendBatch::Sender,
+                              public std::enable_shared_from_this<AgentConnection> {
 public:
     AgentConnection(WorkerServer& server, Fd socket);
     ~AgentConnection();
@@ -57,6 +57,8 @@ private:
     void read();
     void go_on();
     [[nodiscard]] bool take(std::size_t in_room, std::string_view behind);
+    void begin_next();
+    [[nodiscard]] bool busy();
     void sent(const Transfer& transfer) override;
     void write_locked(Frames& gone);
     [[nodiscard]] std::span<const iovec> unsent();
@@ -69,7 +71,9 @@ private:
     // The loop's thread's alone.
     std::uint32_t watched_for_ = 0;  // 0: the loop does not know it
     FrameReader reader_;
-    std::vector<std::string> frames_;
+    std::vector<std::string> taken_;
+    std::deque<std::string> early_;  // requests before their turn
+    std::size_t early_bytes_ = 0;
 
     std::mutex mutex_;
     std::condition_variable room_;
@@ -82,6 +86,7 @@ private:
     bool blocked_ = false;   // the agent is behind: the loop's thread goes on when it is not
     bool in_batch_ = false;  // the batch goes on
     bool told_full_ = false;
+    bool awaited_ = false;  // a request waits for the end of the exchange
 };
 
 }  // namespace anyserve

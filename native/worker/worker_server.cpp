@@ -8,8 +8,8 @@
 #include <chrono>
 #include <utility>
 
-#include "anyserve/sockets.hpp"
 #include "agent_connection.hpp"
+#include "anyserve/sockets.hpp"
 
 namespace anyserve {
 namespace {

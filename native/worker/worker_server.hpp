@@ -33,8 +33,8 @@ public:
     /// The payload of the request frame.
     [[nodiscard]] std::string_view request() const noexcept { return request_; }
 
-    /// Queues a frame, which `WorkerServer::flush` or `write_held` sends; with the last one the exchange has ended. False:
-    /// it is over.
+    /// Queues a frame, which `WorkerServer::flush` or `write_held` sends; with the last one the exchange has ended.
+    /// False: it is over.
     bool queue(ReplyFrame frame, bool last);
     void reply(ReplyFrame frame) { queue(std::move(frame), true); }
     /// Sends a frame at once, as far as the agent takes it; the rest is sent when it does. False: the exchange is over.

@@ -250,16 +250,19 @@ class TensorForm:
             TypeError: it is no mapping, nor the one output that is declared.
             ValueError: the names are not those that are declared.
         """
-        if not isinstance(returned, Mapping):
+        outputs: Mapping[str, Any]
+        if isinstance(returned, Mapping):
+            outputs = returned
+        else:
             if len(self._outputs) != 1:
                 raise TypeError(
                     "the function returns a mapping of arrays, or one array if one output is declared; "
                     f"got {type(returned).__name__}"
                 )
-            returned = {next(iter(self._outputs)): returned}
-        if self._outputs and returned.keys() != self._outputs.keys():
-            raise ValueError(f"declared outputs are {sorted(self._outputs)}, the function returned {sorted(returned)}")
-        return returned
+            outputs = {next(iter(self._outputs)): returned}
+        if self._outputs and outputs.keys() != self._outputs.keys():
+            raise ValueError(f"declared outputs are {sorted(self._outputs)}, the function returned {sorted(outputs)}")
+        return outputs
 
     def response(self, outputs: Mapping[str, Any]) -> ModelInferResponse:
         """The reply with these outputs.

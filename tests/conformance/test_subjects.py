@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from anyserve.control.agents import available_implementations
+from anyserve.worker.loops import available_worker_io
 from anyserve_conformance.launch import reserved_ports
 from support.suite import ROOT, agent_command, conforms
 
@@ -44,10 +45,11 @@ def test_native_agent_with_several_threads(profile: str, tmp_path: Path) -> None
 
 
 @pytest.mark.timeout(600)
-def test_python_worker(tmp_path: Path) -> None:
-    worker = f"{sys.executable} -m anyserve.worker worker_app:app --app-dir {HERE}"
+@pytest.mark.parametrize("loop", available_worker_io())
+def test_python_worker(loop: str, tmp_path: Path) -> None:
+    worker = f"{sys.executable} -m anyserve.worker worker_app:app --app-dir {HERE} --worker-io {loop}"
     conforms(
-        "python-worker",
+        f"python-worker-{loop}",
         *("--worker", f"{worker} --management {{management}} --socket-dir {{socket_dir}}"),
         directory=tmp_path,
     )

@@ -40,8 +40,9 @@ def eventually(condition: Callable[[], Result], what: str, *, timeout: float = P
 
 def environment(**changes: str) -> dict[str, str]:
     """The environment of this process, without what would change how anyserve runs."""
-    # Which agent is tested may be told from outside (tox's `oldest`); nothing else of our own settings.
-    hidden = {name for name in os.environ if name.startswith("ANYSERVE_") and name != "ANYSERVE_IMPL"}
+    # Which agent and which worker loop are tested may be told from outside (tox's `oldest`); nothing else of our own.
+    told = ("ANYSERVE_IMPL", "ANYSERVE_WORKER_IO")
+    hidden = {name for name in os.environ if name.startswith("ANYSERVE_") and name not in told}
     kept = {k: v for k, v in os.environ.items() if k not in hidden | {"XDG_RUNTIME_DIR"}}
     return {**kept, "PYTHONUNBUFFERED": "1", **changes}
 

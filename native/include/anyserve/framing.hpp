@@ -47,6 +47,9 @@ public:
     /// Within a frame: an end of the stream here is a truncation (`frame.violation.truncated`).
     [[nodiscard]] bool unfinished() const noexcept { return prefix_size_ > 0; }
 
+    /// How many bytes have come of a frame that is not complete.
+    [[nodiscard]] std::size_t held() const noexcept { return in_payload() ? filled_ : prefix_size_; }
+
     /// The length that was above the limit.
     [[nodiscard]] std::size_t refused_length() const noexcept { return length_; }
 

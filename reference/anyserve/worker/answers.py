@@ -1,4 +1,4 @@
-"""What comes of a handler, as a request's handler and the wire see it. Shared by both worker loops, and knows neither."""
+"""Between handlers and the wire: requests as handlers get them, and what comes of handlers. Knows no worker loop."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class HandlerFailed(Exception):
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-        super().__init__(str(error))
+        super().__init__()
 
 
 def request_of(payload: bytes) -> pb.ModelInferRequest:
@@ -120,14 +120,16 @@ def checked_end(returned: Any) -> None:
 
 def failure(error: InferenceError) -> bytes:
     """A unary failure reply (`frame.error.code`)."""
-    return pb.ModelInferResponse(parameters=_error_parameters(error)).SerializeToString()
+    reply: bytes = pb.ModelInferResponse(parameters=_error_parameters(error)).SerializeToString()
+    return reply
 
 
 def stream_failure(request_id: str, error: InferenceError) -> bytes:
     """The same among the replies of a stream (`stream.error.worker-id`)."""
     response = pb.ModelInferResponse(id=request_id, parameters=_error_parameters(error))
     message = _encodable(error.message) or error.code.name
-    return pb.ModelStreamInferResponse(error_message=message, infer_response=response).SerializeToString()
+    reply: bytes = pb.ModelStreamInferResponse(error_message=message, infer_response=response).SerializeToString()
+    return reply
 
 
 def as_inference_error(error: BaseException, declaration: Declaration) -> InferenceError:
@@ -136,7 +138,14 @@ def as_inference_error(error: BaseException, declaration: Declaration) -> Infere
     if isinstance(cause, InferenceError):
         return cause
     log.error("handler failed", exc_info=cause, extra={"capability": str(declaration.capability)})
-    return InferenceError(Code.INTERNAL, str(cause) or type(cause).__name__)
+    return InferenceError(Code.INTERNAL, _text(cause) or type(cause).__name__)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # it is the app's code
+        return ""
 
 
 def _error_parameters(error: InferenceError) -> Mapping[str, pb.InferParameter]:

@@ -41,9 +41,9 @@ class Context:
     """
 
     __slots__ = (
+        "_calls",
         "_cancellation",
         "_cancelled",
-        "_calls",
         "_deadline",
         "_maker",
         "_traceparent",
@@ -75,7 +75,7 @@ class Context:
 
     @property
     def cancellation(self) -> threading.Event:
-        """Set when the client has gone, the deadline has passed or the worker gives up; a sync handler may wait on it."""
+        """Set when the client has gone, the deadline has passed or the worker gives up; to wait on."""
         if self._cancellation is None:  # most handlers never ask
             with self._maker.lock:
                 if self._cancellation is None:

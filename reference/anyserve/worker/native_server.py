@@ -239,10 +239,11 @@ class NativeServer:
         exchange.reply(reply.SerializeToString(), now=False)
 
     def _answer_tensors(self, served: Served, exchange: _native.Exchange, context: Context | None) -> None:
-        form: TensorForm = served.handler.form  # type: ignore[assignment] (its caller has looked)
+        form: TensorForm = served.handler.form  # type: ignore[assignment]  # its caller has looked
         taken = exchange.tensors()
         if taken is None:
-            return self._answer(served, exchange, context)
+            self._answer(served, exchange, context)
+            return
         # The reply's arrays must be nowhere but in `outputs`: only then can they be sent from where they are.
         outputs = form.outputs(form.function(**form.arguments(*taken, context)))
         self._reply_tensors(exchange, form, outputs, now=False)
@@ -253,8 +254,7 @@ class NativeServer:
         if not exchange.reply_tensors(outputs, form.datatypes, now=now):
             exchange.reply(form.response(outputs).SerializeToString(), now=now)
 
-    def _stream(self, served: Served, exchange: _native.Exchange, context: Context | None) -> None:
-        assert context is not None
+    def _stream(self, served: Served, exchange: _native.Exchange, context: Any) -> None:
         handler = served.handler
         stream = Stream(_Outbox(self, exchange), self._contexts.loop_thread, self._max_reply_bytes)
         request = request_of(exchange.payload())
@@ -265,6 +265,8 @@ class NativeServer:
         exchange.send(b"", last=True, now=True)
 
     def _fail(self, served: Served, exchange: _native.Exchange, error: BaseException) -> None:
+        if exchange.cancelled:
+            return  # nobody wants to know
         told = as_inference_error(error, served.declaration)
         if served.handler.stream:
             exchange.send(stream_failure(exchange.id, told), last=False, now=True)
@@ -277,7 +279,7 @@ class NativeServer:
     ) -> Callable[[_native.Exchange], Coroutine[Any, Any, None]]:
         async def call(exchange: _native.Exchange) -> None:
             context = self._context(served, exchange)
-            task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment] (this is one)
+            task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # this is one
             self._watch(exchange, task.cancel)
             try:
                 await answer(served, exchange, context)

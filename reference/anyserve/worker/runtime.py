@@ -158,7 +158,7 @@ class _Runtime:
         contexts = Contexts(self._instance_client, options.instance_secret)
         request_bytes, reply_bytes = options.max_message_bytes + MAX_ANNOTATION_BYTES, options.max_message_bytes
         if (options.worker_io or available_worker_io()[-1]) == "native":
-            from anyserve.worker.native_server import NativeServer
+            from anyserve.worker.native_server import NativeServer  # noqa: PLC0415 (not in every installation)
 
             return NativeServer(
                 self._served(), max_request_bytes=request_bytes, max_reply_bytes=reply_bytes, contexts=contexts
