@@ -207,12 +207,24 @@ bool reply_tensors(const PyExchange& self, nb::handle arrays, nb::handle datatyp
     return true;
 }
 
-bool send(const PyExchange& self, const nb::bytes& payload, bool last, bool now) {
+/// As `Sent` numbers it.
+int send(const PyExchange& self, const nb::bytes& payload, bool last, bool now) {
     ReplyFrame frame;
     append_bytes(frame, payload);
-    if (!now) return self.exchange->queue(std::move(frame), last);
+    if (!now) return static_cast<int>(self.exchange->queue(std::move(frame), last));
     const nb::gil_scoped_release unlocked;
-    return self.exchange->send(std::move(frame), last);
+    return static_cast<int>(self.exchange->send(std::move(frame), last));
+}
+
+/// A ModelStreamInferResponse with these arrays in its response; None where that cannot be done, see `append_tensors`.
+nb::object stream_reply(const WorkerIo& self, nb::handle arrays) {
+    constexpr std::uint32_t kInferResponse = 2;
+    ReplyFrame response;
+    if (!append_tensors(response, arrays, nb::none(), self.types)) return nb::none();
+    std::string payload;
+    append_field_header(payload, kInferResponse, response.payload_size());
+    response.append_payload_to(payload);
+    return nb::bytes(payload.data(), payload.size());
 }
 
 }  // namespace
@@ -247,6 +259,7 @@ void init_worker(nb::module_& m) {
              "served"_a, "max_request_bytes"_a, "max_reply_bytes"_a, "ndarray"_a, "datatypes"_a, "start_thread"_a,
              "threads"_a)
         .def("take", &WorkerIo::take)
+        .def("stream_reply", &stream_reply, "arrays"_a)
         .def("poll", &WorkerIo::poll)
         .def("take_notices", &WorkerIo::take_notices)
         .def("descriptor", &WorkerIo::descriptor)

@@ -167,52 +167,121 @@ bool unchanging(nb::handle array) {
     return false;
 }
 
-void append_shape(std::string& out, const Py_buffer& view) {
-    if (view.ndim == 0) return;
-    std::string sizes;
-    for (int i = 0; i < view.ndim; ++i) append_varint(sizes, static_cast<std::uint64_t>(view.shape[i]));
-    append_bytes_field(out, kShape, sizes);
-}
-
 struct Output {
     std::string_view name;
-    const NumpyTypes::Row* type;
+    std::string_view datatype;
     nb::handle array;
-    Py_buffer view;
+    Py_buffer view{};                // of an array of numbers
+    std::optional<std::string> raw;  // of texts
 };
+
+bool append_text(std::string& raw, nb::handle element) {
+    Py_ssize_t size = 0;
+    const char* bytes = nullptr;
+    if (PyBytes_Check(element.ptr())) {
+        bytes = PyBytes_AsString(element.ptr());
+        size = PyBytes_Size(element.ptr());
+    } else if (PyUnicode_Check(element.ptr())) {
+        bytes = PyUnicode_AsUTF8AndSize(element.ptr(), &size);
+    }
+    if (bytes == nullptr || size > std::numeric_limits<std::int32_t>::max()) {
+        PyErr_Clear();
+        return false;
+    }
+    const auto length = static_cast<std::uint32_t>(size);
+    for (const unsigned shift : {0U, 8U, 16U, 24U}) raw += static_cast<char>(length >> shift & 0xffU);
+    raw.append(bytes, length);
+    return true;
+}
+
+/// The raw form of a list of texts; nothing if it is anything else.
+std::optional<std::string> texts_of(nb::handle list) {
+    if (!PyList_CheckExact(list.ptr()) || PyList_Size(list.ptr()) == 0) return std::nullopt;
+    std::string raw;
+    for (Py_ssize_t i = 0; i < PyList_Size(list.ptr()); ++i) {
+        if (!append_text(raw, PyList_GetItem(list.ptr(), i))) return std::nullopt;
+    }
+    return raw;
+}
 
 /// The buffers of arrays while they are read; those that are not passed on are let go of.
 class Outputs {
 public:
+    Outputs(nb::handle datatypes, const NumpyTypes& types) : datatypes_(datatypes), types_(types) {}
     ~Outputs() {
         for (Output& each : all_) {
             if (each.view.obj != nullptr) PyBuffer_Release(&each.view);
         }
     }
-    [[nodiscard]] bool add(nb::handle name, nb::handle array, nb::handle datatypes, const NumpyTypes& types) {
-        if (Py_TYPE(array.ptr()) != reinterpret_cast<PyTypeObject*>(types.ndarray().ptr())) return false;
-        const nb::object dtype = array.attr("dtype");
-        const NumpyTypes::Row* type = types.by_dtype(dtype);
-        if (type == nullptr || !PyUnicode_Check(name.ptr())) return false;
-        if (!datatypes.is_none()) {
-            PyObject* wanted = PyDict_GetItemWithError(datatypes.ptr(), name.ptr());
-            if (wanted != nullptr && PyUnicode_Compare(wanted, type->text.ptr()) != 0) return false;
-        }
+    Outputs(const Outputs&) = delete;
+    Outputs& operator=(const Outputs&) = delete;
+
+    [[nodiscard]] bool add(nb::handle name, nb::handle value) {
         Py_ssize_t size = 0;
-        const char* text = PyUnicode_AsUTF8AndSize(name.ptr(), &size);
-        Output output{{text, static_cast<std::size_t>(size)}, type, array, {}};
-        if (text == nullptr || PyObject_GetBuffer(array.ptr(), &output.view, PyBUF_C_CONTIGUOUS) != 0) {
+        const char* text = PyUnicode_Check(name.ptr()) ? PyUnicode_AsUTF8AndSize(name.ptr(), &size) : nullptr;
+        if (text == nullptr) {
             PyErr_Clear();
             return false;
         }
-        all_.push_back(output);
-        return true;
+        Output output{{text, static_cast<std::size_t>(size)}, {}, value, {}, {}};
+        if (!read(output)) return false;
+        all_.push_back(std::move(output));
+        return wanted(name);
     }
     [[nodiscard]] std::vector<Output>& all() noexcept { return all_; }
 
 private:
+    [[nodiscard]] bool read(Output& output) const {
+        if (!Py_IS_TYPE(output.array.ptr(), reinterpret_cast<PyTypeObject*>(types_.ndarray().ptr()))) {
+            output.raw = texts_of(output.array);
+            output.datatype = "BYTES";
+            return output.raw.has_value();
+        }
+        const nb::object dtype = output.array.attr("dtype");
+        const NumpyTypes::Row* type = types_.by_dtype(dtype);
+        if (type == nullptr) return false;
+        output.datatype = type->name;
+        if (PyObject_GetBuffer(output.array.ptr(), &output.view, PyBUF_C_CONTIGUOUS) == 0) return true;
+        PyErr_Clear();
+        return false;
+    }
+    /// Whether the last one has the datatype that is wanted, if one is.
+    [[nodiscard]] bool wanted(nb::handle name) const {
+        if (datatypes_.is_none()) return true;
+        PyObject* datatype = PyDict_GetItemWithError(datatypes_.ptr(), name.ptr());
+        return datatype == nullptr || nb::cast<std::string>(nb::handle(datatype)) == all_.back().datatype;
+    }
+
+    nb::handle datatypes_;
+    const NumpyTypes& types_;
     std::vector<Output> all_;
 };
+
+void append_shape(std::string& out, const Output& output) {
+    std::string sizes;
+    if (output.raw) {
+        append_varint(sizes, static_cast<std::uint64_t>(PyList_Size(output.array.ptr())));
+    } else {
+        for (int i = 0; i < output.view.ndim; ++i) {
+            append_varint(sizes, static_cast<std::uint64_t>(output.view.shape[i]));
+        }
+    }
+    if (!sizes.empty()) append_bytes_field(out, kShape, sizes);
+}
+
+void append_contents(ReplyFrame& frame, Output& output) {
+    const auto* data = static_cast<const char*>(output.view.buf);
+    const std::string_view bytes =
+        output.raw ? std::string_view(*output.raw) : std::string_view(data, static_cast<std::size_t>(output.view.len));
+    append_field_header(frame.own(), kRawOutputs, bytes.size());
+    if (output.raw || bytes.size() <= kCopiedBytes || !unchanging(output.array)) {
+        frame.own().append(bytes);
+        return;
+    }
+    frame.append_view(bytes);
+    frame.keep(kept(output.view));
+    output.view.obj = nullptr;
+}
 
 }  // namespace
 
@@ -264,29 +333,19 @@ nb::object tensors_of(const WorkerExchangePtr& exchange, const NumpyTypes& types
 
 bool append_tensors(ReplyFrame& frame, nb::handle arrays, nb::handle datatypes, const NumpyTypes& types) {
     if (!PyDict_CheckExact(arrays.ptr())) return false;
-    Outputs outputs;
+    Outputs outputs(datatypes, types);
     for (const auto& [name, array] : nb::borrow<nb::dict>(arrays)) {
-        if (!outputs.add(name, array, datatypes, types)) return false;
+        if (!outputs.add(name, array)) return false;
     }
     std::string tensor;
     for (const Output& each : outputs.all()) {
         tensor.clear();
         append_bytes_field(tensor, kName, each.name);
-        append_bytes_field(tensor, kDatatype, each.type->name);
-        append_shape(tensor, each.view);
+        append_bytes_field(tensor, kDatatype, each.datatype);
+        append_shape(tensor, each);
         append_bytes_field(frame.own(), kOutputs, tensor);
     }
-    for (Output& each : outputs.all()) {
-        const std::string_view bytes(static_cast<const char*>(each.view.buf), static_cast<std::size_t>(each.view.len));
-        append_field_header(frame.own(), kRawOutputs, bytes.size());
-        if (bytes.size() <= kCopiedBytes || !unchanging(each.array)) {
-            frame.own().append(bytes);
-            continue;
-        }
-        frame.append_view(bytes);
-        frame.keep(kept(each.view));
-        each.view.obj = nullptr;
-    }
+    for (Output& each : outputs.all()) append_contents(frame, each);
     return true;
 }
 

@@ -47,7 +47,7 @@ void AgentConnection::go_on() {
         blocked_ = false;
         if (!in_batch_) write_locked(gone);
         if (blocked_) return;
-        if (std::exchange(told_full_, false)) waits = exchange_;
+        waits = caught_up();
     }
     watch_for(EPOLLIN);
     if (waits) server_.sink_.on_writable(waits);
@@ -153,8 +153,14 @@ bool AgentConnection::queue(WorkerExchange& exchange, ReplyFrame frame, bool las
 
 void AgentConnection::write() {
     Frames gone;  // destroyed without the lock, see `end`
-    Lock lock(mutex_);
-    if (!in_batch_ && !blocked_ && socket_) write_locked(gone);
+    WorkerExchangePtr waits;
+    {
+        const Lock lock(mutex_);
+        if (in_batch_ || blocked_ || !socket_) return;
+        write_locked(gone);
+        waits = caught_up();
+    }
+    if (waits) server_.sink_.on_writable(waits);
 }
 
 void AgentConnection::write_locked(Frames& gone) {
@@ -208,9 +214,21 @@ void AgentConnection::add_to(SendBatch& batch) {
 
 void AgentConnection::sent(const Transfer& transfer) {
     Frames gone;
-    const Lock lock(mutex_);
-    in_batch_ = false;
-    if (wrote(transfer, gone)) write_locked(gone);
+    WorkerExchangePtr waits;
+    {
+        const Lock lock(mutex_);
+        in_batch_ = false;
+        if (wrote(transfer, gone)) write_locked(gone);
+        waits = caught_up();
+    }
+    if (waits) server_.sink_.on_writable(waits);
+}
+
+/// The exchange that is to be told that it may go on; none if there is none.
+WorkerExchangePtr AgentConnection::caught_up() noexcept {
+    if (!told_full_ || full_locked()) return nullptr;
+    told_full_ = false;
+    return exchange_;
 }
 
 void AgentConnection::watch_for(std::uint32_t events) {
@@ -224,7 +242,7 @@ bool AgentConnection::full_locked() const noexcept {
 
 bool AgentConnection::full() {
     const Lock lock(mutex_);
-    return told_full_ = full_locked() && socket_;
+    return told_full_ = full_locked() && exchange_;
 }
 
 bool AgentConnection::wait_writable(const WorkerExchange& exchange) {

@@ -63,6 +63,7 @@ private:
     void write_locked(Frames& gone);
     [[nodiscard]] std::span<const iovec> unsent();
     [[nodiscard]] bool wrote(const Transfer& transfer, Frames& gone);
+    [[nodiscard]] WorkerExchangePtr caught_up() noexcept;
     void watch_for_room();
     void watch_for(std::uint32_t events);
     [[nodiscard]] bool full_locked() const noexcept;

@@ -113,10 +113,10 @@ void Echo::send_next(const WorkerExchangePtr& exchange) {
     const auto stream = found->second;
     const bool last = stream->left == 0;
     if (last) streams_.erase(found);
-    exchange->send(last ? ReplyFrame() : ReplyFrame(stream->payload), last);
+    const auto sent = exchange->send(last ? ReplyFrame() : ReplyFrame(stream->payload), last);
     if (last) return;
     --stream->left;
-    if (!exchange->full()) loop_.defer([this, exchange] { send_next(exchange); });
+    if (sent == WorkerExchange::Sent::yes) loop_.defer([this, exchange] { send_next(exchange); });
 }
 
 void Echo::on_refused(const std::string& reason) { std::fprintf(stderr, "closing a connection: %s\n", reason.c_str()); }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "anyserve/framing.hpp"
 
@@ -18,6 +19,12 @@ ReplyFrame::ReplyFrame(std::string_view payload) {
 void ReplyFrame::append_view(std::string_view bytes) {
     views_.push_back({own_.size(), bytes});
     outside_ += bytes.size();
+}
+
+void ReplyFrame::append_payload_to(std::string& out) const {
+    std::vector<iovec> parts;
+    append_parts(kHeaderBytes, std::numeric_limits<std::size_t>::max(), parts);
+    for (const iovec& part : parts) out.append(static_cast<const char*>(part.iov_base), part.iov_len);
 }
 
 void ReplyFrame::seal() {

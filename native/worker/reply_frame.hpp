@@ -30,6 +30,9 @@ public:
     /// With its prefix.
     [[nodiscard]] std::size_t size() const noexcept { return own_.size() + outside_; }
 
+    /// Copies the payload.
+    void append_payload_to(std::string& out) const;
+
     /// Writes the prefix: nothing is appended after that.
     void seal();
     /// Appends the parts of the frame behind its first `skip` bytes, as far as `parts` has room for `most`.

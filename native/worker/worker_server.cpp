@@ -18,16 +18,16 @@ constexpr std::chrono::milliseconds kAcceptPause{100};
 
 }  // namespace
 
-bool WorkerExchange::queue(ReplyFrame frame, bool last) {
-    if (!connection_->queue(*this, std::move(frame), last)) return false;
+WorkerExchange::Sent WorkerExchange::queue(ReplyFrame frame, bool last) {
+    if (!connection_->queue(*this, std::move(frame), last)) return Sent::over;
     connection_->server().hold(connection_);
-    return true;
+    return full() ? Sent::full : Sent::yes;
 }
 
-bool WorkerExchange::send(ReplyFrame frame, bool last) {
-    if (!connection_->queue(*this, std::move(frame), last)) return false;
+WorkerExchange::Sent WorkerExchange::send(ReplyFrame frame, bool last) {
+    if (!connection_->queue(*this, std::move(frame), last)) return Sent::over;
     connection_->write();
-    return true;
+    return full() ? Sent::full : Sent::yes;
 }
 
 void WorkerExchange::refuse() { connection_->end(); }

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -33,15 +34,22 @@ public:
     /// The payload of the request frame.
     [[nodiscard]] std::string_view request() const noexcept { return request_; }
 
+    /// What became of a frame.
+    enum class Sent : std::uint8_t {
+        over,  ///< nothing: the exchange is over
+        yes,
+        full,  ///< it waits with others, and so should the next: see `full`
+    };
+
     /// Queues a frame, which `WorkerServer::flush` or `write_held` sends; with the last one the exchange has ended.
-    /// False: it is over.
-    bool queue(ReplyFrame frame, bool last);
+    Sent queue(ReplyFrame frame, bool last);
     void reply(ReplyFrame frame) { queue(std::move(frame), true); }
-    /// Sends a frame at once, as far as the agent takes it; the rest is sent when it does. False: the exchange is over.
-    bool send(ReplyFrame frame, bool last);
+    /// Sends a frame at once, as far as the agent takes it; the rest is sent when it does.
+    Sent send(ReplyFrame frame, bool last);
     /// Waits while more than `kWriteAheadFrames` or `kWriteAheadBytes` wait for the agent. False: the exchange is over.
     bool wait_writable();
-    /// Whether so much waits. The sink is told once it does not any more (`WorkerSink::on_writable`).
+    /// Whether so much waits. Whoever was told so, by this or by `Sent`, gets `WorkerSink::on_writable` when it does
+    /// not.
     [[nodiscard]] bool full();
 
     /// Closes the connection: the request cannot be answered. On the loop's thread.
@@ -80,7 +88,7 @@ public:
     virtual void on_request(WorkerExchangePtr exchange) = 0;
     /// The agent closed the connection before the last reply frame was queued.
     virtual void on_cancelled(const WorkerExchangePtr& exchange) = 0;
-    /// An exchange that was `full` is not any more.
+    /// An exchange that was told to be `full` is not any more. On whatever thread has written.
     virtual void on_writable(const WorkerExchangePtr& exchange) = 0;
     /// After `drain`: no connection carries an exchange, or a part of one.
     virtual void on_drained() = 0;

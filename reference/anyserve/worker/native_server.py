@@ -56,6 +56,14 @@ class _Event(IntEnum):
     REFUSED = 4
 
 
+class _Sent(IntEnum):
+    """What became of a reply, as native/worker/worker_server.hpp numbers it."""
+
+    OVER = 0
+    YES = 1
+    FULL = 2
+
+
 class NativeServer:
     """Listens on a Unix socket and serves the agents that connect; see `WorkerServer`.
 
@@ -112,13 +120,13 @@ class NativeServer:
             if not os.path.exists(path):  # noqa: ASYNC240 (a stat of a local file)
                 log.warning("listening anew", extra={"reason": "the file of the worker's socket was removed"})
                 self._io.listen(listen_privately(path).detach())
-                self._turn_soon()
+                self.turn_soon()
 
     async def drain(self, grace: float) -> bool:
         """Takes no more connections, lets the exchanges under way end, and closes; False if some were cut off."""
         ended = True
         self._io.drain()
-        self._turn_soon()
+        self.turn_soon()
         try:
             async with asyncio.timeout(grace):
                 await self._drained.wait()
@@ -131,7 +139,7 @@ class NativeServer:
         """Closes the connections; handlers that are cut off are told before this returns."""
         self._drained.clear()
         self._io.close()
-        self._turn_soon()
+        self.turn_soon()
         try:
             async with asyncio.timeout(CUT_OFF):
                 await self._drained.wait()
@@ -157,7 +165,7 @@ class NativeServer:
         if (due := self._io.next_timer()) is not None:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due), self._turn)
 
-    def _turn_soon(self) -> None:
+    def turn_soon(self) -> None:
         """Sends what has been replied, at the end of this turn of the event loop; threads do so by themselves."""
         if not (self._threads or self._turn_due):
             self._turn_due = True
@@ -256,7 +264,7 @@ class NativeServer:
 
     def _stream(self, served: Served, exchange: _native.Exchange, context: Any) -> None:
         handler = served.handler
-        stream = Stream(_Outbox(self, exchange), self._contexts.loop_thread, self._max_reply_bytes)
+        stream = Stream(self.outbox(exchange), self._contexts.loop_thread, self._max_reply_bytes)
         request = request_of(exchange.payload())
         if handler.generator:
             send_all(handler, request, context, stream)
@@ -290,7 +298,7 @@ class NativeServer:
             finally:
                 self._watched.pop(exchange.key, None)
                 exchange.ended()
-                self._turn_soon()
+                self.turn_soon()
 
         return call
 
@@ -307,8 +315,7 @@ class NativeServer:
 
     async def _streamed(self, served: Served, exchange: _native.Exchange, context: Context) -> None:
         handler = served.handler
-        outbox = _Outbox(self, exchange)
-        stream = Stream(outbox, self._contexts.loop_thread, self._max_reply_bytes)
+        stream = Stream(self.outbox(exchange), self._contexts.loop_thread, self._max_reply_bytes)
         request = request_of(exchange.payload())
         if handler.generator:
             await awaited(asend_all, handler, request, context, stream)
@@ -325,34 +332,43 @@ class NativeServer:
         if exchange.cancelled:  # before anybody watched
             tell()
 
-    async def put(self, exchange: _native.Exchange, payload: bytes) -> bool:
-        """Sends a reply of a stream from the event loop, once the agent takes it; False if the exchange is over."""
-        while exchange.full:
-            self._waiting[exchange.key] = waiting = asyncio.Event()
-            self._turn_soon()
+    def outbox(self, exchange: _native.Exchange) -> _Outbox:
+        """Where the replies of a streaming exchange go."""
+        return _Outbox(self, exchange, self._io, now=self._threads)
+
+    async def caught_up(self, exchange: _native.Exchange) -> None:
+        """Waits until the agent has taken what waits for it, or the exchange is over."""
+        self._waiting[exchange.key] = waiting = asyncio.Event()
+        if exchange.full:  # else that has happened already, and nobody will tell
+            self.turn_soon()
             await waiting.wait()
-        sent = exchange.send(payload, last=False, now=self._threads)
-        self._turn_soon()
-        return sent
+        self._waiting.pop(exchange.key, None)
 
 
 class _Outbox:
     """Where the replies of one streaming exchange go (`context.Outbox`)."""
 
-    def __init__(self, server: NativeServer, exchange: _native.Exchange) -> None:
+    def __init__(self, server: NativeServer, exchange: _native.Exchange, io: _native.WorkerIo, *, now: bool) -> None:
         self._server = server
         self._exchange = exchange
+        self._now = now
         self._burst = 0
+        self.encoded = io.stream_reply
 
     def put_from_thread(self, payload: bytes) -> bool:
-        return self._exchange.wait_writable() and self._exchange.send(payload, last=False, now=True)
+        sent = self._exchange.send(payload, last=False, now=True)
+        return sent == _Sent.YES or (sent == _Sent.FULL and self._exchange.wait_writable())
 
     async def put(self, payload: bytes) -> bool:
+        sent = self._exchange.send(payload, last=False, now=self._now)
+        self._server.turn_soon()
         self._burst += 1
-        if self._burst >= BURST:
+        if sent == _Sent.FULL:
+            await self._server.caught_up(self._exchange)
+        elif self._burst >= BURST:
             self._burst = 0
             await asyncio.sleep(0)  # a handler that never waits for anything must not keep the loop from all others
-        return await self._server.put(self._exchange, payload)
+        return sent != _Sent.OVER
 
 
 async def _with_keywords(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
