@@ -21,6 +21,9 @@ using namespace nb::literals;
 namespace anyserve {
 namespace {
 
+/// Where more is copied others may run meanwhile.
+constexpr std::size_t kUnlockedBytes = std::size_t{128} << 10;
+
 class WorkerIo;
 
 /// One request, for its handler.
@@ -184,9 +187,9 @@ nb::object deadline(const PyExchange& self) {
 }
 
 void reply(const PyExchange& self, ReplyFrame frame, bool now) {
-    if (now) {
+    if (now || frame.payload_size() > kUnlockedBytes) {
         const nb::gil_scoped_release unlocked;
-        self.exchange->send(std::move(frame), true);
+        now ? self.exchange->send(std::move(frame), true) : self.exchange->queue(std::move(frame), true);
     } else {
         self.exchange->reply(std::move(frame));
     }
@@ -201,7 +204,7 @@ void reply_bytes(const PyExchange& self, const nb::bytes& payload, bool now) {
 
 bool reply_tensors(const PyExchange& self, nb::handle arrays, nb::handle datatypes, bool now) {
     ReplyFrame frame;
-    if (!append_tensors(frame, arrays, datatypes, self.io->types)) return false;
+    if (!append_tensors(frame, arrays, datatypes, self.io->types, self.exchange.get())) return false;
     check_length(self, frame.payload_size());
     reply(self, std::move(frame), now);
     return true;
@@ -220,10 +223,12 @@ int send(const PyExchange& self, const nb::bytes& payload, bool last, bool now) 
 nb::object stream_reply(const WorkerIo& self, nb::handle arrays) {
     constexpr std::uint32_t kInferResponse = 2;
     ReplyFrame response;
-    if (!append_tensors(response, arrays, nb::none(), self.types)) return nb::none();
+    if (!append_tensors(response, arrays, nb::none(), self.types, nullptr)) return nb::none();
     std::string payload;
     append_field_header(payload, kInferResponse, response.payload_size());
-    response.append_payload_to(payload);
+    const std::size_t head = payload.size();
+    payload.resize(head + response.payload_size());
+    response.copy_payload_to(std::span(payload).subspan(head));
     return nb::bytes(payload.data(), payload.size());
 }
 
@@ -242,8 +247,10 @@ void init_worker(nb::module_& m) {
         .def_prop_ro("cancelled", [](const PyExchange& self) { return self.exchange->cancelled(); })
         .def("payload",
              [](const PyExchange& self) {
-                 const std::string_view bytes = self.exchange->request();
-                 return nb::bytes(bytes.data(), bytes.size());
+                 const RequestPayload& request = *self.exchange->request();
+                 if (request.rest().empty()) return nb::bytes(request.bytes().data(), request.bytes().size());
+                 const std::string whole = request.whole();
+                 return nb::bytes(whole.data(), whole.size());
              })
         .def("tensors", [](const PyExchange& self) { return tensors_of(self.exchange, self.io->types); })
         .def("reply", &reply_bytes, "payload"_a, "now"_a)
@@ -265,6 +272,7 @@ void init_worker(nb::module_& m) {
         .def("descriptor", &WorkerIo::descriptor)
         .def("next_timer", &WorkerIo::next_timer)
         .def("listen", [](WorkerIo& self, int fd) { self.handlers.listen(Fd(fd)); })
+        .def("share_memory", [](WorkerIo& self, bool agreed) { self.handlers.share_memory(agreed); })
         .def("drain", [](WorkerIo& self) { self.handlers.drain(); })
         .def("close", [](WorkerIo& self) { self.handlers.close(); });
 }

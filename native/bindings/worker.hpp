@@ -40,9 +40,10 @@ private:
 
 /// Appends arrays to a ModelInferResponse. False where that cannot be done, as above; the frame is of no use then.
 ///
-/// Large arrays are sent from where they are if nobody can change them meanwhile, else copied once.
+/// Large arrays are sent from where they are if nobody can change them meanwhile, else copied once. `exchange`: whose
+/// last frame it will be; null: none's.
 [[nodiscard]] bool append_tensors(ReplyFrame& frame, nanobind::handle arrays, nanobind::handle datatypes,
-                                  const NumpyTypes& types);
+                                  const NumpyTypes& types, const WorkerExchange* exchange);
 
 /// Bytes of Python's, which are sent from where they are if they are many.
 void append_bytes(ReplyFrame& frame, const nanobind::bytes& bytes);

@@ -29,11 +29,11 @@ enum TensorField : std::uint32_t { kName = 1, kDatatype = 2, kShape = 3 };
 
 /// The bytes of a request for numpy: read-only, and there as long as an array is.
 struct RequestMemory {
-    WorkerExchangePtr exchange;
+    std::shared_ptr<const RequestPayload> request;
 };
 
 int get_buffer(PyObject* self, Py_buffer* view, int flags) {
-    const std::string_view bytes = nb::inst_ptr<RequestMemory>(self)->exchange->request();
+    const std::string_view bytes = nb::inst_ptr<RequestMemory>(self)->request->bytes();
     return PyBuffer_FillInfo(view, self, const_cast<char*>(bytes.data()), static_cast<Py_ssize_t>(bytes.size()), 1,
                              flags);
 }
@@ -126,7 +126,7 @@ bool read_request(std::string_view bytes, const NumpyTypes& types, Read& read) {
             default: break;  // `scan_message` has read them
         }
     }
-    return read.tensors.size() == read.raw.size();
+    return true;
 }
 
 /// Other bytes make bools that equal neither True nor False.
@@ -269,12 +269,12 @@ void append_shape(std::string& out, const Output& output) {
     if (!sizes.empty()) append_bytes_field(out, kShape, sizes);
 }
 
-void append_contents(ReplyFrame& frame, Output& output) {
+void append_contents(ReplyFrame& frame, Output& output, bool copied_at_once) {
     const auto* data = static_cast<const char*>(output.view.buf);
     const std::string_view bytes =
         output.raw ? std::string_view(*output.raw) : std::string_view(data, static_cast<std::size_t>(output.view.len));
     append_field_header(frame.own(), kRawOutputs, bytes.size());
-    if (output.raw || bytes.size() <= kCopiedBytes || !unchanging(output.array)) {
+    if (output.raw || bytes.size() <= kCopiedBytes || !(copied_at_once || unchanging(output.array))) {
         frame.own().append(bytes);
         return;
     }
@@ -307,14 +307,15 @@ const NumpyTypes::Row* NumpyTypes::by_dtype(nb::handle dtype) const noexcept {
 }
 
 nb::object tensors_of(const WorkerExchangePtr& exchange, const NumpyTypes& types) {
-    const std::string_view request = exchange->request();
+    const std::string_view request = exchange->request()->bytes();
     Read read;
     try {
-        if (!read_request(request, types, read)) return nb::none();
+        const bool whole = read_request(request, types, read) && read_request(exchange->request()->rest(), types, read);
+        if (!whole || read.tensors.size() != read.raw.size()) return nb::none();
     } catch (const protozero::exception&) {
         return nb::none();
     }
-    const nb::object memory = nb::cast(RequestMemory{exchange});
+    const nb::object memory = nb::cast(RequestMemory{exchange->request()});
     nb::dict arrays;
     nb::dict datatypes;
     for (std::size_t i = 0; i < read.tensors.size(); ++i) {
@@ -325,13 +326,15 @@ nb::object tensors_of(const WorkerExchangePtr& exchange, const NumpyTypes& types
             nb::steal(PyUnicode_DecodeUTF8(tensor.name.data(), static_cast<Py_ssize_t>(tensor.name.size()), nullptr));
         if (!name.is_valid()) nb::raise_python_error();
         if (PyDict_Contains(arrays.ptr(), name.ptr()) != 0) return nb::none();
+        if (raw.data() < request.data() || raw.data() > request.data() + request.size()) return nb::none();
         arrays[name] = array_of(tensor, memory, static_cast<std::size_t>(raw.data() - request.data()), types);
         datatypes[name] = tensor.type->text;
     }
     return nb::make_tuple(arrays, datatypes);
 }
 
-bool append_tensors(ReplyFrame& frame, nb::handle arrays, nb::handle datatypes, const NumpyTypes& types) {
+bool append_tensors(ReplyFrame& frame, nb::handle arrays, nb::handle datatypes, const NumpyTypes& types,
+                    const WorkerExchange* exchange) {
     if (!PyDict_CheckExact(arrays.ptr())) return false;
     Outputs outputs(datatypes, types);
     for (const auto& [name, array] : nb::borrow<nb::dict>(arrays)) {
@@ -345,7 +348,11 @@ bool append_tensors(ReplyFrame& frame, nb::handle arrays, nb::handle datatypes, 
         append_shape(tensor, each);
         append_bytes_field(frame.own(), kOutputs, tensor);
     }
-    for (Output& each : outputs.all()) append_contents(frame, each);
+    constexpr std::size_t kMostHeaderBytes = 8;  // of contents
+    std::size_t bytes = frame.payload_size() + outputs.all().size() * kMostHeaderBytes;
+    for (const Output& each : outputs.all()) bytes += each.raw ? 0 : static_cast<std::size_t>(each.view.len);
+    const bool copied_at_once = exchange != nullptr && exchange->copies(bytes);
+    for (Output& each : outputs.all()) append_contents(frame, each, copied_at_once);
     return true;
 }
 

@@ -1,9 +1,12 @@
 #include "agent_connection.hpp"
 
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <span>
 #include <utility>
 
@@ -18,6 +21,32 @@ constexpr std::size_t kPartsAtOnce = 64;
 // Requests that come before their turn are kept up to either; agents do not send any.
 constexpr std::size_t kEarlyFrames = 16;
 constexpr std::size_t kEarlyBytes = std::size_t{1} << 18;
+constexpr std::size_t kDescriptorsAtOnce = 2;  // of a request: what else comes is closed by the kernel
+
+/// `receive_parts`, with the descriptors that were passed beside.
+Transfer receive_with_descriptors(const Fd& socket, std::span<const iovec> parts, std::deque<Fd>& descriptors) {
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(kDescriptorsAtOnce * sizeof(int))> control{};
+    msghdr message{};
+    message.msg_iov = const_cast<iovec*>(parts.data());
+    message.msg_iovlen = parts.size();
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    ssize_t size = 0;
+    do {
+        size = recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC);
+    } while (size < 0 && errno == EINTR);
+    if (size < 0) return {0, errno};
+    for (cmsghdr* each = CMSG_FIRSTHDR(&message); each != nullptr; each = CMSG_NXTHDR(&message, each)) {
+        if (each->cmsg_level != SOL_SOCKET || each->cmsg_type != SCM_RIGHTS) continue;
+        const std::size_t count = (each->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (std::size_t i = 0; i < count; ++i) {
+            int descriptor = -1;
+            std::memcpy(&descriptor, CMSG_DATA(each) + i * sizeof(int), sizeof descriptor);
+            descriptors.emplace_back(descriptor);
+        }
+    }
+    return {static_cast<std::size_t>(size), 0};
+}
 
 }  // namespace
 
@@ -58,7 +87,9 @@ void AgentConnection::read() {
     for (int count = 0; count < kReadsAtOnce && watched_for_ != 0; ++count) {
         const std::span<char> room = reader_.room();
         const std::array<iovec, 2> parts{{{room.data(), room.size()}, {scratch.data(), scratch.size()}}};
-        const Transfer got = receive_parts(socket_, room.empty() ? std::span(parts).subspan(1) : std::span(parts));
+        const auto where = room.empty() ? std::span(parts).subspan(1) : std::span(parts);
+        const Transfer got = server_.shares_memory() ? receive_with_descriptors(socket_, where, descriptors_)
+                                                     : receive_parts(socket_, where);
         if (got.would_block()) return;
         if (got.size == 0) return end();  // an end of the stream, or an error
         const std::size_t in_room = std::min(got.size, room.size());
@@ -69,17 +100,18 @@ void AgentConnection::read() {
 
 /// False: the agent breaks the rules of the framing.
 bool AgentConnection::take(std::size_t in_room, std::string_view behind) {
-    if (!reader_.take(in_room, behind, taken_)) {
+    if (!reader_.take(in_room, behind, server_.shares_memory(), taken_)) {
         server_.sink_.on_refused("a frame of " + std::to_string(reader_.refused_length()) +
                                  " bytes is above the limit of " + std::to_string(server_.options_.max_frame_bytes));
         return false;
     }
-    for (std::string& frame : taken_) {
-        early_bytes_ += frame.size();
+    for (RequestFrame& frame : taken_) {
+        early_bytes_ += frame.bytes.size();
         early_.push_back(std::move(frame));
     }
     taken_.clear();
     begin_next();
+    if (descriptors_.size() > kDescriptorsAtOnce * (kEarlyFrames + 1)) return false;
     const std::size_t early_bytes = early_bytes_ + (busy() ? reader_.held() : 0);
     if (early_.size() <= kEarlyFrames && early_bytes <= kEarlyBytes) return true;
     server_.sink_.on_refused("requests came before their turn");  // `frame.connections.early`
@@ -88,18 +120,52 @@ bool AgentConnection::take(std::size_t in_room, std::string_view behind) {
 
 /// Tells the next request, once the exchange before it has ended.
 void AgentConnection::begin_next() {
-    if (early_.empty() || watched_for_ == 0) return;
-    WorkerExchangePtr exchange;
-    {
-        const Lock lock(mutex_);
-        awaited_ = exchange_ != nullptr;
-        if (awaited_) return;
-        early_bytes_ -= early_.front().size();
-        exchange_ = exchange = std::make_shared<WorkerExchange>(shared_from_this(), std::move(early_.front()));
+    while (!early_.empty() && watched_for_ != 0) {
+        {
+            const Lock lock(mutex_);
+            awaited_ = exchange_ != nullptr;
+            if (awaited_) return;
+        }
+        early_bytes_ -= early_.front().bytes.size();
+        const WorkerExchangePtr exchange = exchange_of(std::move(early_.front()));
+        early_.pop_front();
+        if (!exchange) {
+            server_.sink_.on_refused("a request by reference has not the memory that it tells");
+            return end();
+        }
+        {
+            const Lock lock(mutex_);
+            exchange_ = exchange;
+        }
+        server_.sink_.on_request(exchange);
     }
-    early_.pop_front();
-    server_.sink_.on_request(std::move(exchange));
-    if (!early_.empty()) begin_next();
+}
+
+/// Null: it refers to memory that is not there, or cannot be used (`frame.shared.check`).
+WorkerExchangePtr AgentConnection::exchange_of(RequestFrame frame) {
+    if (frame.body == 0 && frame.room == 0) {
+        auto payload = std::make_shared<const RequestPayload>(std::move(frame.bytes));
+        return std::make_shared<WorkerExchange>(shared_from_this(), std::move(payload));
+    }
+    SharedMappingPtr body = frame.body > 0 ? next_memory(frame.body, false) : nullptr;
+    SharedMappingPtr room = frame.room > 0 ? next_memory(frame.room, true) : nullptr;
+    if ((frame.body > 0 && !body) || (frame.room > 0 && !room)) return nullptr;
+    std::shared_ptr<const RequestPayload> payload =
+        body ? std::make_shared<const RequestPayload>(std::move(body), frame.body, std::move(frame.bytes))
+             : std::make_shared<const RequestPayload>(std::move(frame.bytes));
+    const std::span<char> writable = room ? std::span(room->data(), frame.room) : std::span<char>();
+    return std::make_shared<WorkerExchange>(shared_from_this(), std::move(payload), writable, std::move(room));
+}
+
+SharedMappingPtr AgentConnection::next_memory(std::uint64_t bytes, bool writable) {
+    if (descriptors_.empty()) return nullptr;
+    const Fd descriptor = std::move(descriptors_.front());
+    descriptors_.pop_front();
+    return server_.map(descriptor, bytes, writable);
+}
+
+void AgentConnection::abort() {
+    server_.loop_.run_soon([alive = shared_from_this()] { alive->end(); });
 }
 
 void AgentConnection::end() {

@@ -13,8 +13,8 @@
 
 #include "anyserve/event_loop.hpp"
 #include "anyserve/fd.hpp"
-#include "anyserve/framing.hpp"
 #include "anyserve/send_batch.hpp"
+#include "request_reader.hpp"
 #include "worker_server.hpp"
 
 namespace anyserve {
@@ -36,6 +36,8 @@ public:
     void ready(std::uint32_t events) override;
     /// Closes at once; the exchange under way is cancelled. On the loop's thread.
     void end();
+    /// The same on any thread: soon.
+    void abort();
     /// No exchange is under way, and no part of a request has come.
     [[nodiscard]] bool idle();
 
@@ -58,6 +60,8 @@ private:
     void go_on();
     [[nodiscard]] bool take(std::size_t in_room, std::string_view behind);
     void begin_next();
+    [[nodiscard]] WorkerExchangePtr exchange_of(RequestFrame frame);
+    [[nodiscard]] SharedMappingPtr next_memory(std::uint64_t bytes, bool writable);
     [[nodiscard]] bool busy();
     void sent(const Transfer& transfer) override;
     void write_locked(Frames& gone);
@@ -71,10 +75,11 @@ private:
     WorkerServer& server_;
     // The loop's thread's alone.
     std::uint32_t watched_for_ = 0;  // 0: the loop does not know it
-    FrameReader reader_;
-    std::vector<std::string> taken_;
-    std::deque<std::string> early_;  // requests before their turn
+    RequestReader reader_;
+    std::vector<RequestFrame> taken_;
+    std::deque<RequestFrame> early_;  // requests before their turn
     std::size_t early_bytes_ = 0;
+    std::deque<Fd> descriptors_;  // for requests that have not begun
 
     std::mutex mutex_;
     std::condition_variable room_;

@@ -34,7 +34,7 @@ ReplyFrame refusal(Code code, std::string_view message) {
 
 /// One response made of the request's own bytes: tensors and raw contents are sent from where they were read to.
 ReplyFrame echoed(const WorkerExchangePtr& exchange) {
-    const std::string_view request = exchange->request();
+    const std::string_view request = exchange->request()->bytes();
     ReplyFrame frame;
     protozero::pbf_reader reader(request.data(), request.size());
     for (auto before = reader.data(); reader.next(); before = reader.data()) {
@@ -55,7 +55,7 @@ ReplyFrame echoed(const WorkerExchangePtr& exchange) {
             default: reader.skip();
         }
     }
-    frame.keep(exchange);
+    frame.keep(exchange->request());
     return frame;
 }
 
@@ -97,7 +97,7 @@ struct Echo::Stream {
 
 void Echo::on_request(WorkerExchangePtr exchange) {
     MessageHead head;
-    if (const Malformed malformed = scan_message(exchange->request(), kRequestFields, head)) {
+    if (const Malformed malformed = scan_message(exchange->request()->bytes(), kRequestFields, head)) {
         exchange->send(refusal(Code::invalid_argument, malformed.message), true);
     } else if (wants_stream(head)) {
         streams_[exchange.get()] = std::make_shared<Stream>(Stream{token_reply(head), token_count(head)});

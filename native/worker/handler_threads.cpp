@@ -24,6 +24,19 @@ ReplyFrame unserved(const MessageHead& head) {
     return frame;
 }
 
+/// Reads the head of a request that may be in two pieces, each of whole fields as a rule.
+Malformed read_head(WorkerExchange& exchange) {
+    const RequestPayload& request = *exchange.request();
+    MessageHead& head = exchange.notes.head;
+    Malformed malformed = scan_message(request.bytes(), kRequestFields, head);
+    if (request.shared() == nullptr) return malformed;
+    if (!malformed) malformed = scan_message(request.rest(), kRequestFields, head);
+    if (!malformed) return malformed;
+    exchange.join();
+    head = {};
+    return scan_message(exchange.request()->bytes(), kRequestFields, head);
+}
+
 std::size_t most_threads(const std::vector<Served>& served) {
     std::size_t places = 0;
     for (const Served& each : served) places += each.in_threads ? each.places : 0;
@@ -55,7 +68,7 @@ HandlerThreads::~HandlerThreads() {
 
 void HandlerThreads::on_request(WorkerExchangePtr exchange) {
     WorkerExchange::Notes& notes = exchange->notes;
-    if (const Malformed malformed = scan_message(exchange->request(), kRequestFields, notes.head)) {
+    if (const Malformed malformed = read_head(*exchange)) {
         events_.on_refused(malformed.message);  // no form of reply is known
         return exchange->refuse();
     }
@@ -86,6 +99,7 @@ bool HandlerThreads::admit(const WorkerExchangePtr& exchange) {
 }
 
 void HandlerThreads::ended(const WorkerExchangePtr& exchange) {
+    exchange->release();
     WorkerExchangePtr next;
     {
         const Lock lock(mutex_);

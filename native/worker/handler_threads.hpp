@@ -59,6 +59,7 @@ public:
     [[nodiscard]] EventLoop& loop() noexcept { return loop_; }
 
     void listen(Fd listener);
+    void share_memory(bool agreed) noexcept { server_.share_memory(agreed); }
     void drain();
     /// Closes all connections. Threads that wait end with null, others when they come back.
     void close();

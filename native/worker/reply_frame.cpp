@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "anyserve/framing.hpp"
 
@@ -21,13 +22,25 @@ void ReplyFrame::append_view(std::string_view bytes) {
     outside_ += bytes.size();
 }
 
-void ReplyFrame::append_payload_to(std::string& out) const {
+ReplyFrame ReplyFrame::by_reference(std::size_t bytes) {
+    ReplyFrame frame;
+    frame.own_.assign(kHeaderBytes, '\xff');
+    frame.own_.append(kHeaderBytes, '\0');  // no bytes inline
+    for (int shift = 56; shift >= 0; shift -= 8) frame.own_ += static_cast<char>(bytes >> shift);
+    frame.own_.append(sizeof(std::uint64_t), '\0');
+    frame.sealed_ = true;
+    return frame;
+}
+
+void ReplyFrame::copy_payload_to(std::span<char> out) const {
     std::vector<iovec> parts;
     append_parts(kHeaderBytes, std::numeric_limits<std::size_t>::max(), parts);
-    for (const iovec& part : parts) out.append(static_cast<const char*>(part.iov_base), part.iov_len);
+    char* end = out.data();
+    for (const iovec& part : parts) end = std::copy_n(static_cast<const char*>(part.iov_base), part.iov_len, end);
 }
 
 void ReplyFrame::seal() {
+    if (std::exchange(sealed_, true)) return;
     const auto header = frame_header(static_cast<std::uint32_t>(payload_size()));
     std::ranges::copy(header, own_.begin());
 }

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,8 +31,11 @@ public:
     /// With its prefix.
     [[nodiscard]] std::size_t size() const noexcept { return own_.size() + outside_; }
 
-    /// Copies the payload.
-    void append_payload_to(std::string& out) const;
+    /// A frame whose payload is the first bytes of the room that the agent has offered (`frame.shared.reply`).
+    [[nodiscard]] static ReplyFrame by_reference(std::size_t bytes);
+
+    /// Copies the payload; `out` has room for it.
+    void copy_payload_to(std::span<char> out) const;
 
     /// Writes the prefix: nothing is appended after that.
     void seal();
@@ -48,6 +52,7 @@ private:
     std::string own_;
     std::vector<View> views_;
     std::size_t outside_ = 0;  // bytes in `views_`
+    bool sealed_ = false;
     std::vector<std::shared_ptr<const void>> keepers_;
 };
 

@@ -18,16 +18,49 @@ constexpr std::chrono::milliseconds kAcceptPause{100};
 
 }  // namespace
 
+void WorkerExchange::join() { request_ = std::make_shared<const RequestPayload>(request_->whole()); }
+
+bool WorkerExchange::copies(std::size_t payload_bytes) const noexcept {
+    return payload_bytes >= kReferenceBytes && payload_bytes <= room_.size();
+}
+
+ReplyFrame WorkerExchange::referred(const ReplyFrame& frame) const {
+    frame.copy_payload_to(room_);
+    return ReplyFrame::by_reference(frame.payload_size());
+}
+
 WorkerExchange::Sent WorkerExchange::queue(ReplyFrame frame, bool last) {
+    if (last && copies(frame.payload_size())) frame = referred(frame);
+    if (last && request_->shared() != nullptr) {
+        last_ = std::move(frame);
+        return cancelled() ? Sent::over : Sent::yes;
+    }
     if (!connection_->queue(*this, std::move(frame), last)) return Sent::over;
     connection_->server().hold(connection_);
     return full() ? Sent::full : Sent::yes;
 }
 
 WorkerExchange::Sent WorkerExchange::send(ReplyFrame frame, bool last) {
-    if (!connection_->queue(*this, std::move(frame), last)) return Sent::over;
+    last_at_once_ = last;
+    const Sent sent = queue(std::move(frame), last);
+    if (sent == Sent::over || last_) return sent;
     connection_->write();
     return full() ? Sent::full : Sent::yes;
+}
+
+void WorkerExchange::release() {
+    if (!last_) return;
+    SharedMapping* body = request_->shared();
+    if (request_.use_count() > 1) {
+        // Somebody goes on reading, and the agent may use its memory again as soon as it has the reply.
+        connection_->server().mappings_.forget(*body);
+        if (!body->detach(request_->bytes().size())) {
+            connection_->abort();
+            return;
+        }
+    }
+    if (!connection_->queue(*this, *std::exchange(last_, std::nullopt), true)) return;
+    last_at_once_ ? connection_->write() : connection_->server().hold(connection_);
 }
 
 void WorkerExchange::refuse() { connection_->end(); }
@@ -112,6 +145,18 @@ void WorkerServer::write_held() {
 void WorkerServer::closed(int fd) {
     connections_.erase(fd);
     if (draining_) check_drained();
+}
+
+SharedMappingPtr WorkerServer::map(const Fd& descriptor, std::uint64_t bytes, bool writable) {
+    SharedMappingPtr mapping = mappings_.map(descriptor, bytes, writable, loop_.now());
+    if (!mappings_check_) check_mappings();
+    return mapping;
+}
+
+void WorkerServer::check_mappings() {
+    mappings_.drop_unused(loop_.now());
+    if (mappings_.empty()) return;
+    mappings_check_ = loop_.at(loop_.now() + SharedMappings::kKept, [this] { check_mappings(); });
 }
 
 /// On any thread.

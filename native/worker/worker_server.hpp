@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -19,20 +21,55 @@
 #include "anyserve/scan.hpp"
 #include "anyserve/send_batch.hpp"
 #include "reply_frame.hpp"
+#include "shared_payloads.hpp"
 
 namespace anyserve {
 
 class AgentConnection;
 class WorkerServer;
 
+/// The payload of a request frame, where its bytes came to. Whoever holds it has them, and they do not change.
+class RequestPayload {
+public:
+    explicit RequestPayload(std::string bytes) : bytes_(std::move(bytes)) {}
+    /// `size` bytes of shared memory, and behind them others.
+    RequestPayload(SharedMappingPtr body, std::size_t size, std::string bytes)
+        : bytes_(std::move(bytes)), body_(std::move(body)), size_(size) {}
+
+    /// The payload, or the part of it that is in shared memory.
+    [[nodiscard]] std::string_view bytes() const noexcept {
+        return body_ ? std::string_view(body_->data(), size_) : std::string_view(bytes_);
+    }
+    /// What stands behind it.
+    [[nodiscard]] std::string_view rest() const noexcept {
+        return body_ ? std::string_view(bytes_) : std::string_view();
+    }
+    /// The shared memory; null: it is all our own.
+    [[nodiscard]] SharedMapping* shared() const noexcept { return body_.get(); }
+    [[nodiscard]] std::string whole() const { return std::string(bytes()).append(rest()); }
+
+private:
+    std::string bytes_;
+    SharedMappingPtr body_;
+    std::size_t size_ = 0;
+};
+
 /// One request and its replies. Any thread, but one at a time.
 class WorkerExchange {
 public:
-    WorkerExchange(std::shared_ptr<AgentConnection> connection, std::string request)
-        : connection_(std::move(connection)), request_(std::move(request)) {}
+    WorkerExchange(std::shared_ptr<AgentConnection> connection, std::shared_ptr<const RequestPayload> request,
+                   std::span<char> room = {}, SharedMappingPtr room_mapping = nullptr)
+        : connection_(std::move(connection)),
+          request_(std::move(request)),
+          room_(room),
+          room_mapping_(std::move(room_mapping)) {}
 
-    /// The payload of the request frame.
-    [[nodiscard]] std::string_view request() const noexcept { return request_; }
+    [[nodiscard]] const std::shared_ptr<const RequestPayload>& request() const noexcept { return request_; }
+    /// Brings a payload that is in pieces into one; not once somebody reads it.
+    void join();
+
+    /// A last frame that is long enough is copied at once, so that whoever has its bytes may change them then.
+    [[nodiscard]] bool copies(std::size_t payload_bytes) const noexcept;
 
     /// What became of a frame.
     enum class Sent : std::uint8_t {
@@ -52,13 +89,16 @@ public:
     /// not.
     [[nodiscard]] bool full();
 
+    /// The handler has ended, and holds what it wants to keep of the request: the last frame can go. Needed where the
+    /// request came by shared memory, harmless elsewhere.
+    void release();
     /// Closes the connection: the request cannot be answered. On the loop's thread.
     void refuse();
 
     /// The agent has closed the connection: nobody wants the reply (`frame.cancel.stop`).
     [[nodiscard]] bool cancelled() const noexcept { return cancelled_.load(std::memory_order_relaxed); }
 
-    /// What whoever takes the request notes of it. `head` is of `request`.
+    /// What whoever takes the request notes of it. `head` is of the request's bytes.
     struct Notes {
         MessageHead head;
         std::size_t served = 0;
@@ -71,12 +111,21 @@ public:
 private:
     friend class AgentConnection;
 
+    [[nodiscard]] ReplyFrame referred(const ReplyFrame& frame) const;
+
     const std::shared_ptr<AgentConnection> connection_;
-    const std::string request_;
+    std::shared_ptr<const RequestPayload> request_;
+    std::span<char> room_;  // for the reply, in shared memory
+    SharedMappingPtr room_mapping_;
+    std::optional<ReplyFrame> last_;  // waits for `release`
+    bool last_at_once_ = false;       // it is to be sent then, else held
     std::atomic<bool> cancelled_{false};
 };
 
 using WorkerExchangePtr = std::shared_ptr<WorkerExchange>;
+
+/// Replies from here on go into the room that the agent has offered, if they fit (`frame.shared.reply`).
+inline constexpr std::size_t kReferenceBytes = std::size_t{16} << 10;
 
 /// Reply frames that wait for an agent that is behind (`stream.flow.worker`).
 inline constexpr std::size_t kWriteAheadFrames = 16;
@@ -123,6 +172,11 @@ public:
     /// How many replies wait. Any thread.
     [[nodiscard]] std::size_t held() const noexcept { return held_count_.load(std::memory_order_relaxed); }
 
+    /// Whether requests by reference to shared memory are taken (`frame.shared.*`), which are not at first: whoever
+    /// serves them calls `WorkerExchange::release`. Any thread.
+    void share_memory(bool agreed) noexcept { shares_memory_ = agreed; }
+    [[nodiscard]] bool shares_memory() const noexcept { return shares_memory_; }
+
     /// Accepts no more; tells the sink when no exchange is under way.
     void drain();
     /// Closes everything; exchanges under way are cancelled.
@@ -140,6 +194,8 @@ private:
     void closed(int fd);
     void exchange_ended();
     void check_drained();
+    [[nodiscard]] SharedMappingPtr map(const Fd& descriptor, std::uint64_t bytes, bool writable);
+    void check_mappings();
 
     EventLoop& loop_;
     WorkerSink& sink_;
@@ -148,6 +204,9 @@ private:
     Fd listener_;
     std::unordered_map<int, std::shared_ptr<AgentConnection>> connections_;  // by descriptor
     EventLoop::Timer pause_;
+    SharedMappings mappings_;
+    EventLoop::Timer mappings_check_;
+    std::atomic<bool> shares_memory_{false};
     std::atomic<bool> draining_{false};
 
     std::mutex held_mutex_;
