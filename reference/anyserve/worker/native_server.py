@@ -113,6 +113,10 @@ class NativeServer:
             loop.add_reader(self._io.descriptor(), self._turn)
             self._turn()
 
+    def share_memory(self, agreed: bool) -> None:
+        """Whether requests by reference to shared memory may come (`frame.shared.*`)."""
+        self._io.share_memory(agreed)
+
     async def keep_listening(self, path: str, interval: float) -> None:
         """Listens anew when the socket's file is gone, e.g. because somebody cleaned up; runs until cancelled."""
         while True:

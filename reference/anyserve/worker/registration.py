@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -58,6 +58,8 @@ class Registrar:
         declarations: what it serves.
         interval: seconds between heartbeats.
         orphan_timeout: seconds without an agent after which the worker gives up.
+        share_memory: takes payloads by shared memory from agents that agree (`manage.register.shared-memory`): called
+            with whether that may happen; None: it does not.
     """
 
     def __init__(
@@ -70,11 +72,15 @@ class Registrar:
         declarations: Sequence[Declaration],
         interval: float,
         orphan_timeout: float,
+        share_memory: Callable[[bool], None] | None = None,
     ) -> None:
         self.registered = asyncio.Event()
         """Set once the agent has taken all registrations."""
         self._worker_id = worker_id
+        self._share_memory = share_memory
         self._requests = [_request(d, worker_id, socket_path) for d in declarations]
+        for request in self._requests:
+            request.shared_memory = share_memory is not None
         self._heartbeat = pb.HeartbeatRequest(
             worker_id=worker_id, model_names=sorted({r.model_name for r in self._requests})
         )
@@ -126,10 +132,7 @@ class Registrar:
 
     async def _beat(self, healthy: bool) -> bool:
         if not healthy:
-            for request in self._requests:
-                answer = await self._call("RegisterModel", request)
-                if not answer.success:
-                    raise Rejected(f"the agent refuses this worker: {answer.message}")
+            await self._register()
         reply = await self._call("Heartbeat", self._heartbeat)
         if not reply.healthy and healthy:
             return await self._beat(healthy=False)  # the agent does not know us: it has restarted
@@ -137,6 +140,19 @@ class Registrar:
             log.info("registered", extra={"models": [r.model_name for r in self._requests]})
             self.registered.set()
         return bool(reply.healthy)
+
+
+    async def _register(self) -> None:
+        agreed = True  # until it is known: requests may come before the answer
+        for request in self._requests:
+            if self._share_memory is not None:
+                self._share_memory(agreed)
+            answer = await self._call("RegisterModel", request)
+            if not answer.success:
+                raise Rejected(f"the agent refuses this worker: {answer.message}")
+            agreed = bool(answer.shared_memory)
+        if self._share_memory is not None:
+            self._share_memory(agreed)
 
 
 def _request(declaration: Declaration, worker_id: str, socket_path: str) -> pb.RegisterModelRequest:

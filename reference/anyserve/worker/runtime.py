@@ -176,6 +176,7 @@ class _Runtime:
             declarations=self._group.declarations,
             interval=options.heartbeat_interval,
             orphan_timeout=options.orphan_timeout,
+            share_memory=server.share_memory,
         )
         registering = asyncio.ensure_future(registrar.run())
         reporting = asyncio.ensure_future(self._report_registered(registrar))

@@ -218,6 +218,9 @@ class WorkerServer:
         max_frame_bytes: the greatest request frame that is accepted.
     """
 
+    share_memory = None
+    """It does not take payloads by shared memory."""
+
     def __init__(self, exchanges: Exchanges, *, max_frame_bytes: int) -> None:
         self.exchanges = exchanges
         self.max_frame_bytes = max_frame_bytes
