@@ -1,6 +1,7 @@
 """Serve any capability from any process over the KServe v2 gRPC protocol."""
 
 from anyserve.app import AnyServe, Worker
+from anyserve.batches import Batch
 from anyserve.capability import Capability
 from anyserve.client import AnyserveClient, AsyncAnyserveClient
 from anyserve.errors import Code, InferenceError
@@ -12,6 +13,7 @@ __all__ = [
     "AnyServe",
     "AnyserveClient",
     "AsyncAnyserveClient",
+    "Batch",
     "Capability",
     "Code",
     "Context",

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from anyserve.batch_handlers import BatchHandler, ListHandler, StackedHandler
+from anyserve.batches import Batch
 from anyserve.capability import Capability
-from anyserve.handlers import Handler, tensor_handler
+from anyserve.handlers import SEVERAL, Handler, tensor_handler
 from anyserve.tensors import TensorSpec
 from anyserve.wire import MAX_CONCURRENCY
 
@@ -30,7 +32,7 @@ class Worker:
     """Base of long-lived handlers: one instance per worker process.
 
     Override what you need; each may be `async def`. `handle(request[, context[, stream]])`
-    takes the same forms as a handler function.
+    takes the same forms as a handler function, with `batch=Batch(...)` those of several requests.
     """
 
     handle: Callable[..., Any]
@@ -49,7 +51,7 @@ class Declaration:
     capability: Capability
     model_name: str
     model_version: str
-    handler: Handler
+    handler: Handler | BatchHandler
     max_concurrency: int = DEFAULT_MAX_CONCURRENCY
     priority: int = 0
     inputs: tuple[TensorSpec, ...] = ()
@@ -95,7 +97,8 @@ class AnyServe:
         self,
         *,
         stream: bool = False,
-        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+        max_concurrency: int | None = None,
+        batch: Batch | None = None,
         priority: int = 0,
         inputs: Sequence[TensorSpec] = (),
         outputs: Sequence[TensorSpec] = (),
@@ -110,7 +113,10 @@ class AnyServe:
         Args:
             stream: the handler takes `(request, context, stream)` and sends any number
                 of replies. Generators stream by themselves.
-            max_concurrency: exchanges at once in each worker process, 1 to 1024.
+            max_concurrency: exchanges at once in each worker process, 1 to 1024; by default 10, with `batch`
+                as many as fill the next calls while others run.
+            batch: the handler takes `(requests)` or `(requests, contexts)`, lists of the same length, and
+                returns a list with a reply to each; an exception in it fails that request alone.
             priority: among equal matches, higher first.
             inputs: declared inputs, for ModelMetadata.
             outputs: declared outputs, for ModelMetadata.
@@ -121,16 +127,23 @@ class AnyServe:
             ValueError: the capability is malformed, empty or declared already.
             TypeError: the handler's parameters do not fit.
         """
-        options = _options(max_concurrency, priority, inputs, outputs, platform)
+        options = _options(_places(max_concurrency, batch), priority, inputs, outputs, platform)
 
         def decorate(function: Function) -> Function:
-            self._add(_declaration(capability, Handler.of(function, stream=stream), options))
+            self._add(_declaration(capability, _handler(Handler.of, function, stream, batch), options))
             return function
 
         return decorate
 
     def model(
-        self, name: str, version: str = "", *, stream: bool = False, **options: Any
+        self,
+        name: str,
+        version: str = "",
+        *,
+        stream: bool = False,
+        max_concurrency: int | None = None,
+        batch: Batch | None = None,
+        **options: Any,
     ) -> Callable[[Function], Function]:
         """Declares a function as the handler of a model name and version.
 
@@ -141,17 +154,19 @@ class AnyServe:
             name: the model's name.
             version: the model's version.
             stream: as in `capability`.
-            **options: `max_concurrency`, `priority`, `inputs`, `outputs`, `platform`.
+            max_concurrency: as in `capability`.
+            batch: as in `capability`.
+            **options: `priority`, `inputs`, `outputs`, `platform`.
 
         Raises:
             ValueError: the name is malformed or declared already.
             TypeError: the handler's parameters do not fit, or an option is unknown.
         """
-        checked = _options(**options)
+        checked = _options(_places(max_concurrency, batch), **options)
         capability = {"type": name, "model": version} if version else {"type": name}
 
         def decorate(function: Function) -> Function:
-            declaration = _declaration(capability, Handler.of(function, stream=stream), checked)
+            declaration = _declaration(capability, _handler(Handler.of, function, stream, batch), checked)
             self._add(replace(declaration, model_name=name, model_version=version))
             return function
 
@@ -160,7 +175,8 @@ class AnyServe:
     def tensors(
         self,
         *,
-        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+        max_concurrency: int | None = None,
+        batch: Batch | None = None,
         priority: int = 0,
         inputs: Sequence[TensorSpec] = (),
         outputs: Sequence[TensorSpec] = (),
@@ -175,6 +191,9 @@ class AnyServe:
 
         Args:
             max_concurrency: as in `capability`.
+            batch: the arrays of several requests are put one behind the other along their first axis, which
+                every input of a request has and of the same size; outputs have as many rows as the inputs
+                had in all. Requests whose arrays differ in other sizes or in dtype go into separate calls.
             priority: as in `capability`.
             inputs: declared inputs; checked against each request.
             outputs: declared outputs; checked against each reply.
@@ -185,10 +204,11 @@ class AnyServe:
             ValueError: the capability is malformed, empty or declared already.
             TypeError: the function's parameters do not fit the declared inputs.
         """
-        options = _options(max_concurrency, priority, inputs, outputs, platform)
+        options = _options(_places(max_concurrency, batch), priority, inputs, outputs, platform)
 
         def decorate(function: Function) -> Function:
-            handler = tensor_handler(function, tuple(inputs), tuple(outputs))
+            declared = tuple(inputs), tuple(outputs)
+            handler = StackedHandler(function, *declared, batch) if batch else tensor_handler(function, *declared)
             self._add(_declaration(capability, handler, options))
             return function
 
@@ -200,7 +220,8 @@ class AnyServe:
         capabilities: Sequence[Mapping[str, str]],
         gpus: int = 0,
         stream: bool = False,
-        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+        max_concurrency: int | None = None,
+        batch: Batch | None = None,
         priority: int = 0,
         inputs: Sequence[TensorSpec] = (),
         outputs: Sequence[TensorSpec] = (),
@@ -213,6 +234,7 @@ class AnyServe:
             gpus: how many GPUs each process uses.
             stream: as in `capability`.
             max_concurrency: as in `capability`.
+            batch: as in `capability`.
             priority: as in `capability`.
             inputs: as in `capability`.
             outputs: as in `capability`.
@@ -222,7 +244,7 @@ class AnyServe:
             ValueError: a capability is malformed, empty or declared already.
             TypeError: not a `Worker` class, or its `handle` does not fit.
         """
-        options = _options(max_concurrency, priority, inputs, outputs, platform)
+        options = _options(_places(max_concurrency, batch), priority, inputs, outputs, platform)
         if isinstance(capabilities, str | Mapping) or not all(isinstance(c, Mapping) for c in capabilities):
             raise TypeError("capabilities is a list of mappings: @app.worker(capabilities=[{...}])")
         if not capabilities:
@@ -235,7 +257,7 @@ class AnyServe:
                 raise TypeError(f"@app.worker decorates subclasses of anyserve.Worker, got {class_!r}")
             if not callable(getattr(class_, "handle", None)):
                 raise TypeError(f"{class_.__name__} needs a method handle(self, request[, context[, stream]])")
-            handler = Handler.of_method(class_.handle, stream=stream)
+            handler = _handler(Handler.of_method, class_.handle, stream, batch)
             declarations = tuple(_declaration(c, handler, options) for c in capabilities)
             self._check_new(declarations)
             if class_.__name__ in (FUNCTIONS, *(group.name for group in self._classes)):
@@ -257,15 +279,29 @@ class AnyServe:
             taken.add(declaration.key)
 
 
+def _places(max_concurrency: int | None, batch: Batch | None) -> int:
+    """How many exchanges a worker takes at once: what is stated, if that makes sense, or the default."""
+    if batch is not None and not isinstance(batch, Batch):
+        raise TypeError(f"batch must be a Batch, got {batch!r}")
+    if max_concurrency is None:
+        return DEFAULT_MAX_CONCURRENCY if batch is None else batch.places
+    if not isinstance(max_concurrency, int) or not 1 <= max_concurrency <= MAX_CONCURRENCY:
+        raise ValueError(f"max_concurrency must be 1 to {MAX_CONCURRENCY}, got {max_concurrency!r}")
+    if batch is not None and max_concurrency < batch.max_size:
+        raise ValueError(
+            f"max_concurrency={max_concurrency} can never fill a batch of max_size={batch.max_size}: "
+            f"leave it out, or give it {batch.places}"
+        )
+    return max_concurrency
+
+
 def _options(
-    max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+    places: int,
     priority: int = 0,
     inputs: Sequence[TensorSpec] = (),
     outputs: Sequence[TensorSpec] = (),
     platform: str = "",
 ) -> dict[str, Any]:
-    if not isinstance(max_concurrency, int) or not 1 <= max_concurrency <= MAX_CONCURRENCY:
-        raise ValueError(f"max_concurrency must be 1 to {MAX_CONCURRENCY}, got {max_concurrency!r}")
     if not isinstance(priority, int) or not -(1 << 31) <= priority < 1 << 31:
         raise ValueError(f"priority must be a 32-bit integer, got {priority!r}")
     if not isinstance(platform, str):
@@ -274,7 +310,7 @@ def _options(
         if isinstance(specs, str) or not all(isinstance(spec, TensorSpec) for spec in specs):
             raise TypeError(f"{name} must be a list of TensorSpec, got {specs!r}")
     return {
-        "max_concurrency": max_concurrency,
+        "max_concurrency": places,
         "priority": priority,
         "inputs": tuple(inputs),
         "outputs": tuple(outputs),
@@ -282,7 +318,18 @@ def _options(
     }
 
 
-def _declaration(items: Mapping[str, str], handler: Handler, options: Mapping[str, Any]) -> Declaration:
+def _handler(
+    form: Callable[..., Handler], function: Callable[..., Any], stream: bool, batch: Batch | None
+) -> Handler | BatchHandler:
+    """A function's handler, by `form`: `Handler.of`, or `Handler.of_method`."""
+    if batch is None:
+        return form(function, stream=stream)
+    if stream:
+        raise TypeError("batch=Batch(...) with stream=True: streamed replies cannot be batched")
+    return ListHandler(form(function, takes=SEVERAL), batch)
+
+
+def _declaration(items: Mapping[str, str], handler: Handler | BatchHandler, options: Mapping[str, Any]) -> Declaration:
     if not items:
         raise ValueError('a capability needs at least one key: @app.capability(type="echo")')
     capability = Capability(items)

@@ -1,13 +1,15 @@
 """Users' handlers, of whatever form, in one shape. Pure of I/O: who runs them where is not decided here.
 
 A handler may be a function, a generator, `async def` or an async generator; it takes
-`(request)`, `(request, context)` or `(request, context, stream)`.
+`(request)`, `(request, context)` or `(request, context, stream)`. Those that take several requests at once
+are in `batch_handlers.py`.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,10 +23,15 @@ from anyserve.messages import ModelInferRequest, ModelInferResponse, ModelStream
 if TYPE_CHECKING:
     from anyserve.tensors import TensorSpec
 
-__all__ = ["Handler", "Reply", "TensorForm", "as_response", "as_stream_response", "tensor_handler"]
+__all__ = ["SEVERAL", "Handler", "Reply", "TensorForm", "as_response", "as_stream_response", "tensor_handler"]
 
 Reply = ModelInferResponse | ModelStreamInferResponse | Mapping[str, np.ndarray]
 """What a handler may return (but for ModelStreamInferResponse), send or yield."""
+
+# What a handler takes, as messages name it.
+ONE = "(request[, context])"
+SEVERAL = "(requests[, contexts])"
+STREAM = "(request, context, stream)"
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -46,36 +53,32 @@ class Handler:
     """The named arrays that it takes and returns, where it does: it can be called with them without a message."""
 
     @classmethod
-    def of(cls, function: Callable[..., Any], *, stream: bool) -> Handler:
-        """Reads a function's form.
+    def of(cls, function: Callable[..., Any], *, stream: bool = False, takes: str = ONE) -> Handler:
+        """Reads a function's form; it takes one request, or `SEVERAL`.
 
         Raises:
             TypeError: its parameters do not fit; the message says what would.
         """
-        return cls._of(function, inspect.signature(function), stream)
+        return cls._of(function, inspect.signature(function), stream, takes)
 
     @classmethod
-    def of_method(cls, function: Callable[..., Any], *, stream: bool) -> Handler:
-        """Reads the form of a method that is not bound yet.
-
-        Raises:
-            TypeError: its parameters do not fit; the message says what would.
-        """
+    def of_method(cls, function: Callable[..., Any], *, stream: bool = False, takes: str = ONE) -> Handler:
+        """Reads the form of a method that is not bound yet; see `of`."""
         signature = inspect.signature(function)
         if not signature.parameters:
             raise TypeError(f"{function.__qualname__} is a method: its first parameter is self")
         parameters = list(signature.parameters.values())[1:]
-        return cls._of(function, signature.replace(parameters=parameters), stream)
+        return cls._of(function, signature.replace(parameters=parameters), stream, takes)
 
     @classmethod
-    def _of(cls, function: Callable[..., Any], signature: inspect.Signature, stream: bool) -> Handler:
+    def _of(cls, function: Callable[..., Any], signature: inspect.Signature, stream: bool, takes: str) -> Handler:
         name = getattr(function, "__qualname__", repr(function))
         # Of an instance with `__call__`, that method says what kind it is.
         plain = inspect.isroutine(function) or isinstance(function, partial)
         code: Any = function if plain else type(function).__call__
         generator = inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
         takes_stream = stream and not generator
-        count = _positional(name, signature, most=3 if takes_stream else 2)
+        count = _positional(name, signature, STREAM if takes_stream else takes)
         if takes_stream and count != 3:
             raise TypeError(f"{name} has stream=True: it must take (request, context, stream), or be a generator")
         return cls(
@@ -90,13 +93,14 @@ class Handler:
         """The same handler with its function bound to an instance of its class."""
         return replace(self, function=self.function.__get__(instance))
 
-    def call(self, request: ModelInferRequest, context: Any, stream: Any = None) -> Any:
-        """Calls it with as many arguments as it takes."""
+    def call(self, request: Any, context: Any, stream: Any = None) -> Any:
+        """Calls it with as many arguments as it takes; those of several requests are lists."""
         return self.function(*(request, context, stream)[: self.parameters])
 
 
-def _positional(name: str, signature: inspect.Signature, most: int) -> int:
+def _positional(name: str, signature: inspect.Signature, form: str) -> int:
     """How many of (request, context, stream) to pass; parameters with defaults beyond those keep them."""
+    most = 3 if form == STREAM else 2
     parameters = signature.parameters.values()
     count = 0
     for parameter in parameters:
@@ -106,15 +110,14 @@ def _positional(name: str, signature: inspect.Signature, most: int) -> int:
     needed = [p.name for p in parameters if p.default is p.empty and p.kind in (*POSITIONAL, p.KEYWORD_ONLY)]
     keyword_only = [p.name for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
     if count == 0 or len(needed) > most or keyword_only:
-        form = "(request, context, stream)" if most == 3 else "(request[, context])"
-        hint = "; to send several replies, declare it with stream=True" if most == 2 and len(needed) == 3 else ""
+        hint = "; to send several replies, declare it with stream=True" if form == ONE and len(needed) == 3 else ""
         raise TypeError(f"{name}{signature}: a handler takes {form}{hint}")
     return min(count, most)
 
 
 def _setting(parameter: inspect.Parameter) -> bool:
     """Whether a parameter is the function's own, by its default: `temperature=0.5`, but not `context=None`."""
-    ours = parameter.name in ("request", "context", "stream")
+    ours = parameter.name in ("request", "requests", "context", "contexts", "stream")
     return not ours and parameter.default is not parameter.empty and parameter.default is not None
 
 
@@ -157,18 +160,7 @@ def tensor_handler(
     Raises:
         TypeError: the function's parameters do not fit the declared inputs.
     """
-    form = TensorForm(function, inputs, outputs)
-    if inspect.iscoroutinefunction(function):
-
-        async def handle_async(request: ModelInferRequest, context: Any) -> ModelInferResponse:
-            return form.response(form.outputs(await function(**form.arguments_of(request, context))))
-
-        return replace(Handler.of(handle_async, stream=False), form=form)
-
-    def handle(request: ModelInferRequest, context: Any) -> ModelInferResponse:
-        return form.response(form.outputs(function(**form.arguments_of(request, context))))
-
-    return replace(Handler.of(handle, stream=False), form=form)
+    return TensorForm(function, inputs, outputs).handler()
 
 
 class TensorForm:
@@ -204,6 +196,27 @@ class TensorForm:
         """Of the outputs, where they are declared."""
         if inputs and not self._rest and self._names != self._inputs.keys():
             raise TypeError(f"{name} takes {sorted(self._names)}, but its declared inputs are {sorted(self._inputs)}")
+
+    def handler(self) -> Handler:
+        """A handler that calls the function with a request's arrays."""
+        if inspect.iscoroutinefunction(self.function):
+
+            async def handle_async(request: ModelInferRequest, context: Any) -> ModelInferResponse:
+                return self.response(self.outputs(await self.function(**self.arguments_of(request, context))))
+
+            return replace(Handler.of(handle_async), form=self)
+
+        def handle(request: ModelInferRequest, context: Any) -> ModelInferResponse:
+            return self.response(self.outputs(self.function(**self.arguments_of(request, context))))
+
+        return replace(Handler.of(handle), form=self)
+
+    def in_place(self, function: Callable[..., Any]) -> TensorForm:
+        """The same inputs and outputs with another function, which takes the context whether this one did or not."""
+        form = copy(self)
+        form.function = function
+        form.takes_context = True
+        return form
 
     def arguments_of(self, request: ModelInferRequest, context: Any) -> dict[str, Any]:
         """The function's arguments, of a message; see `arguments`."""

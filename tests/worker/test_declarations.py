@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import types
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from anyserve import AnyServe, Capability, TensorSpec, Worker
+from anyserve import AnyServe, Batch, Capability, TensorSpec, Worker
 from anyserve.handlers import Handler
 
 
@@ -220,3 +222,81 @@ class CallsAsync:
 def test_form_of_a_handler(handler: Callable[..., Any], asynchronous: bool, streams: bool) -> None:
     form = Handler.of(handler, stream=False)
     assert (form.asynchronous, form.stream, form.generator) == (asynchronous, streams, streams)
+
+
+# Batches
+
+
+def several(requests: Any) -> Any:
+    return requests
+
+
+def several_and_contexts(requests: Any, contexts: Any = ()) -> Any:
+    return requests, contexts
+
+
+def declare_batch(app: AnyServe, handler: Callable[..., Any], **options: Any) -> None:
+    """By each of the ways to declare a list handler; only the first that is refused is seen."""
+    app.capability(type="batched", **options)(handler)
+    app.model("batched", "1", **options)(handler)
+
+
+@pytest.mark.parametrize("handler", [several, several_and_contexts, functools.partial(several), coroutine])
+def test_batch_handlers(handler: Callable[..., Any]) -> None:
+    app = AnyServe()
+    declare_batch(app, handler, batch=Batch(max_size=8))
+    (group,) = app.groups()
+    assert {declaration.max_concurrency for declaration in group.declarations} == {16}
+    assert not any(declaration.handler.stream for declaration in group.declarations)
+
+
+@pytest.mark.parametrize(
+    ("options", "places"),
+    [
+        ({"batch": Batch()}, 64),
+        ({"batch": Batch(max_size=600)}, 1024),
+        ({"batch": Batch(max_size=8), "max_concurrency": 8}, 8),
+        ({}, 10),
+    ],
+)
+def test_places_of_a_declaration(options: dict[str, Any], places: int) -> None:
+    app = AnyServe()
+    app.tensors(type="batched", **options)(lambda x: {"x": x})
+    assert only(app).max_concurrency == places
+
+
+@pytest.mark.parametrize(
+    ("handler", "options", "words"),
+    [
+        (several, {"batch": 32}, "batch must be a Batch, got 32"),
+        (several, {"batch": Batch(max_size=32), "max_concurrency": 31}, "can never fill a batch of max_size=32"),
+        (three, {"batch": Batch(), "stream": True}, "streamed replies cannot be batched"),
+        (generator, {"batch": Batch()}, "generator is a generator: .* returns a list of replies"),
+        (async_generator, {"batch": Batch()}, "returns a list of replies"),
+        (no_parameters, {"batch": Batch()}, r"a handler takes \(requests\[, contexts\]\)"),
+        (three, {"batch": Batch()}, r"a handler takes \(requests\[, contexts\]\)$"),
+    ],
+)
+def test_what_cannot_be_batched(handler: Callable[..., Any], options: dict[str, Any], words: str) -> None:
+    app = AnyServe()
+    with pytest.raises((TypeError, ValueError), match=words):
+        declare_batch(app, handler, **options)
+    with pytest.raises((TypeError, ValueError), match=words):
+        app.worker(capabilities=[{"type": "batched"}], **options)(method_class(handler))
+    assert app.groups() == ()
+
+
+def method_class(handle: Callable[..., Any]) -> type[Worker]:
+    """A worker class whose method has the form of a function."""
+    source = inspect.signature(handle)
+    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), *source.parameters.values()]
+    handle = types.FunctionType(handle.__code__, handle.__globals__, handle.__name__)
+    handle.__signature__ = source.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return type("Batched", (Worker,), {"handle": handle})
+
+
+def test_stacked_tensors_without_a_batch_axis_are_refused() -> None:
+    app = AnyServe()
+    with pytest.raises(ValueError, match="its shape begins with -1"):
+        app.tensors(type="batched", batch=Batch(), inputs=[TensorSpec("x", "FP32", (2,))])(lambda x: {"x": x})
+    assert app.groups() == ()

@@ -16,10 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from anyserve.app import AnyServe, Group, Worker
+from anyserve.app import AnyServe, Declaration, Group, Worker
 from anyserve.client import AsyncAnyserveClient
 from anyserve.framing import MAX_ANNOTATION_BYTES
+from anyserve.handlers import Handler
 from anyserve.sockets import remove_if_stale, socket_path
+from anyserve.worker.batching import Batcher
 from anyserve.worker.context import Contexts
 from anyserve.worker.exchange import Exchanges, Served
 from anyserve.worker.loader import AppNotFound, load_app
@@ -125,6 +127,7 @@ class _Runtime:
         self._report = report
         self._client: AsyncAnyserveClient | None = None
         self._instance: Worker | None = None
+        self._batchers: list[Batcher] = []
 
     async def run(self) -> int:
         try:
@@ -152,6 +155,8 @@ class _Runtime:
             with suppress(FileNotFoundError):
                 os.unlink(path)
             server.close()
+            for batcher in self._batchers:
+                batcher.close()
 
     def _server(self) -> WorkerServer | NativeServer:
         options = self._options
@@ -215,9 +220,18 @@ class _Runtime:
         self._report.registered()
 
     def _served(self) -> list[Served]:
-        if self._instance is None:
-            return [Served(d, d.handler) for d in self._group.declarations]
-        return [Served(d, d.handler.bound_to(self._instance)) for d in self._group.declarations]
+        return [Served(declaration, self._handler(declaration)) for declaration in self._group.declarations]
+
+    def _handler(self, declaration: Declaration) -> Handler:
+        """The handler of one request, also where the app's takes several."""
+        handler = declaration.handler
+        if self._instance is not None:
+            handler = handler.bound_to(self._instance)
+        if isinstance(handler, Handler):
+            return handler
+        batcher = Batcher(handler, declaration)
+        self._batchers.append(batcher)
+        return batcher.handler
 
     def _instance_client(self) -> AsyncAnyserveClient:
         """The client by which handlers reach other capabilities of this instance; made when first needed."""
