@@ -141,7 +141,6 @@ class Registrar:
             self.registered.set()
         return bool(reply.healthy)
 
-
     async def _register(self) -> None:
         agreed = True  # until it is known: requests may come before the answer
         for request in self._requests:
