@@ -20,7 +20,7 @@ import grpc.aio
 
 from anyserve import rpc
 from anyserve._proto import grpc_predict_v2_pb2, worker_management_pb2
-from anyserve.agent.config import AgentConfig, UnknownLimit
+from anyserve.agent.config import AgentConfig, PortInUse, UnknownLimit
 from anyserve.agent.dispatcher import Dispatcher
 from anyserve.agent.events import Event, EventLog, EventType
 from anyserve.agent.kserve_service import KServeService
@@ -44,10 +44,6 @@ MANAGEMENT_MESSAGE_BYTES = 1 << 20
 SWEEPS_PER_TIMEOUT = 4
 LAST_REPLIES = 1.0
 """Seconds for replies on their way when the calls have ended; then the connections are closed."""
-
-
-class PortInUse(OSError):
-    """An address cannot be listened on; the message names it."""
 
 
 class Agent:

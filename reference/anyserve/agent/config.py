@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MAX_IO_THREADS", "AgentConfig", "UnknownLimit"]
+__all__ = ["MAX_IO_THREADS", "AgentConfig", "PortInUse", "TlsFileError", "UnknownLimit"]
 
 MAX_IO_THREADS = 64
+
+
+class PortInUse(OSError):
+    """An address cannot be listened on; the message names it."""
+
+
+class TlsFileError(Exception):
+    """A file cannot be used; the message names its option, the file and what is wrong (`serving.tls.files`)."""
 
 
 class UnknownLimit(ValueError):

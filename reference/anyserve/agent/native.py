@@ -13,16 +13,16 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anyserve.agent.agent import PortInUse
-from anyserve.agent.config import AgentConfig, UnknownLimit
+from anyserve.agent.config import AgentConfig, PortInUse, TlsFileError, UnknownLimit
 from anyserve.agent.events import Event, EventLog, EventType
-from anyserve.agent.model_info import Lifecycle
 from anyserve.agent.registry import Registration
-from anyserve.agent.tls import TlsFileError
 from anyserve.capability import decode_capability
 from anyserve.errors import Code, InferenceError
+
+if TYPE_CHECKING:
+    from anyserve.agent.model_info import Lifecycle
 
 __all__ = ["NativeAgent"]
 

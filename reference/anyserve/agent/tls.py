@@ -7,15 +7,13 @@ from pathlib import Path
 
 import grpc
 
-__all__ = ["TlsFileError", "server_credentials"]
+from anyserve.agent.config import TlsFileError
+
+__all__ = ["server_credentials"]
 
 NO_CERTIFICATE = "there is no certificate in PEM format in it"
 NO_KEY = "there is no private key in PEM format in it"
 PASSPHRASE = "it has a passphrase: give a key without one"  # noqa: S105 (says what is wrong)
-
-
-class TlsFileError(Exception):
-    """A file cannot be used; the message names its option, the file and what is wrong (`serving.tls.files`)."""
 
 
 def server_credentials(cert: str, key: str, client_ca: str | None) -> grpc.ServerCredentials:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anyserve.agent.config import AgentConfig
-from anyserve.agent.events import Event
-from anyserve.agent.model_info import Lifecycle
+
+if TYPE_CHECKING:
+    from anyserve.agent.events import Event
+    from anyserve.agent.model_info import Lifecycle
 
 __all__ = ["IMPLEMENTATIONS", "DataPlane", "available_implementations", "default_implementation", "make_agent"]
 
