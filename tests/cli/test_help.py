@@ -18,7 +18,7 @@ OPTIONS = re.findall(
     --reload --grace --socket-dir --orphan-timeout --heartbeat-interval --heartbeat-timeout --connect-timeout
     --queue-size --max-message-bytes --max-concurrent-rpcs --max-stream-requests --default-max-concurrency
     --max-workers --max-registrations --max-watchers --http2-limit --log-format --log-level --help --version
-    --tls-cert --tls-key --tls-client-ca --io-threads
+    --tls-cert --tls-key --tls-client-ca --io-threads --worker-io
     """,
 )
 
