@@ -53,6 +53,8 @@ AgentConfig config_of(nb::handle python) {
     set("management_token", config.management_token);
     set("io_threads", config.io_threads);
     set("max_message_bytes", config.max_message_bytes);
+    set("shared_memory_threshold", config.shared_memory.threshold);
+    set("shared_memory_bytes", config.shared_memory.bytes);
     set("max_concurrent_rpcs", config.max_concurrent_rpcs);
     set("max_stream_requests", config.max_stream_requests);
     set("queue_size", config.queue_size);

@@ -32,7 +32,7 @@ Reading read(std::string_view bytes, std::size_t piece, anyserve::Encoding encod
             rest.remove_prefix(step.taken);
             event = step.event;
             if (event == Event::message) {
-                reading.messages.push_back(reader.take());
+                reading.messages.push_back(reader.take().take());
                 if (reading.messages.back().size() > kLimit) std::abort();
             }
             if (event == Event::error) {

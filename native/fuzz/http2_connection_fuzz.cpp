@@ -18,14 +18,14 @@ using namespace anyserve;
 class Identity final : public UnaryHandler {
 public:
     using UnaryHandler::UnaryHandler;
-    void on_request(std::string bytes) override { reply(std::move(bytes)); }
+    void on_request(Payload bytes) override { reply(std::move(bytes)); }
 };
 
 /// Answers each message by itself, and reads the next when the client has taken it.
 class Stream final : public CallHandler {
 public:
     explicit Stream(ServerCall& call) : call_(call) { call_.read(); }
-    void on_message(std::string bytes) override {
+    void on_message(Payload bytes) override {
         call_.send(std::move(bytes), [this] { call_.read(); });
     }
     void on_half_close() override { call_.finish(Code::ok, "half-close"); }

@@ -82,7 +82,7 @@ struct ClientSide {
                   auto handler = kserve.route(call);
                   return handler ? std::move(handler) : standard.route(call);
               },
-              common.totals) {}
+              common.totals, state.memory.get()) {}
 
     EventLoop& loop;
     WorkerClients clients;

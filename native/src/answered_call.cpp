@@ -5,7 +5,7 @@ namespace {
 
 class Refused final : public CallHandler {
 public:
-    void on_message(std::string) override {}
+    void on_message(Payload) override {}
     void on_half_close() override {}
     void on_cancel() override {}
 };

@@ -113,24 +113,37 @@ bool Inference::begin(Slot slot) {
     started_ = d.loop_.now();
     annotations_ = annotations(request, registration, started_);
     slot_ = std::move(slot);
-    exchange_ = d.clients_.of(endpoint_).start({request.payload, annotations_}, *this);
+    exchange_ = d.clients_.of(endpoint_).start(parts(registration), *this);
     return true;
 }
 
-void Inference::on_frame(std::string frame) {
+/// A worker that takes payloads by shared memory gets large ones there, and room for a reply if the last was large.
+RequestParts Inference::parts(const Registration& registration) {
+    RequestParts parts{request.payload.view(), annotations_};
+    if (!endpoint_->shared_memory) return parts;
+    SharedMemoryPool& memory = *dispatcher_.state_.memory;
+    parts.body = request.payload.shared();
+    const std::size_t last = registration.last_reply.get();
+    if (!registration.stream && memory.is_large(last)) parts.room = memory.room(endpoint_->number, last);
+    return parts;
+}
+
+void Inference::on_frame(Payload frame) {
     if (!slot_->registration()->stream) return on_only_reply(std::move(frame));
     if (frame.empty()) return on_stream_end();
-    on_stream_reply(std::move(frame));
+    on_stream_reply(std::move(frame).take());
 }
 
 /// The place is free again before the reply goes to a client that may be slow.
-void Inference::on_only_reply(std::string frame) {
+void Inference::on_only_reply(Payload frame) {
     if (!finish_exchange()) return;
+    if (frame.shared() != nullptr) frame.shared()->give_back();
+    slot_->registration()->last_reply.set(frame.size());
     if (auto error = fill_reply(frame, request, *slot_->registration())) {
         return fail(error->code, std::move(error->message));
     }
     release(true);
-    if (stream_) frame = as_stream_reply(std::move(frame), asks_final_);
+    if (stream_) frame = as_stream_reply(std::move(frame).take(), asks_final_);
     outcome_.on_reply(std::move(frame));
     outcome_.on_done();
 }

@@ -35,17 +35,29 @@ MessageReader::Step MessageReader::feed(std::string_view bytes) {
         if (prefix_size_ < kPrefixBytes) return {count, Event::more};
         return {count, read_prefix().value_or(Event::error)};
     }
-    const std::size_t count = std::min(bytes.size(), length_ - message_.size());
-    if (message_.capacity() - message_.size() < count) {
-        // In doublings as std::string has it, but never above the announced length.
-        message_.reserve(std::min(length_, std::max(message_.capacity() * 2, message_.size() + count)));
-    }
-    message_.append(bytes.substr(0, count));
-    if (message_.size() < length_) return {count, Event::more};
+    const std::size_t count = put(bytes.substr(0, std::min(bytes.size(), length_ - filled_)));
+    if (filled_ < length_) return {count, Event::more};
     return {count, finish_message() ? Event::message : Event::error};
 }
 
-std::string MessageReader::take() noexcept { return std::exchange(message_, {}); }
+std::size_t MessageReader::put(std::string_view bytes) {
+    if (shared_) {
+        std::copy(bytes.begin(), bytes.end(), shared_->data() + filled_);
+    } else {
+        if (message_.capacity() - filled_ < bytes.size()) {
+            // In doublings as std::string has it, but never above the announced length.
+            message_.reserve(std::min(length_, std::max(message_.capacity() * 2, filled_ + bytes.size())));
+        }
+        message_.append(bytes);
+    }
+    filled_ += bytes.size();
+    return bytes.size();
+}
+
+Payload MessageReader::take() noexcept {
+    if (shared_) return {std::move(shared_), length_};
+    return std::exchange(message_, {});
+}
 
 std::optional<MessageReader::Event> MessageReader::read_prefix() {
     const unsigned flag = prefix_[0];
@@ -70,8 +82,10 @@ std::optional<MessageReader::Event> MessageReader::read_prefix() {
         return std::nullopt;
     }
     in_body_ = true;
+    filled_ = 0;
     message_.clear();
-    make_room(message_, length_);
+    shared_ = memory_ != nullptr && flag == 0 ? memory_->body(length_) : nullptr;
+    if (!shared_) make_room(message_, length_);
     return Event::prefix;
 }
 

@@ -40,7 +40,7 @@ public:
     const CallFacts& facts() const override { return facts_; }
     void read() override;
     void send_initial_metadata() override;
-    void send(std::string message, std::function<void()> taken) override;
+    void send(Payload message, std::function<void()> taken) override;
     void finish(Code code, std::string_view message) override;
 
 private:
@@ -145,7 +145,7 @@ void GrpcCall::answer_http(std::string_view status) {
 
 void GrpcCall::start() {
     progress_ = connection_.server.loop.now();
-    reader_.emplace(limits().max_message_bytes, encoding_);
+    reader_.emplace(limits().max_message_bytes, encoding_, connection_.server.memory);
     if (facts_.deadline) deadline_ = connection_.server.loop.at(*facts_.deadline, [this] { expire(); });
     std::unique_ptr<CallHandler> handler = connection_.server.router(*this);
     if (answered_) {
@@ -221,7 +221,7 @@ std::size_t GrpcCall::feed(std::string_view bytes) {
                 }
                 break;
             case MessageReader::Event::message: {
-                std::string message = reader_->take();
+                Payload message = reader_->take();
                 if (message.size() > held_request_) {  // it was compressed
                     connection_.held.add(message.size() - held_request_);
                     held_request_ = message.size();
@@ -257,7 +257,7 @@ void GrpcCall::send_initial_metadata() {
     stream_.respond(kInitialMetadata, false);
 }
 
-void GrpcCall::send(std::string message, std::function<void()> taken) {
+void GrpcCall::send(Payload message, std::function<void()> taken) {
     if (answered_) return;
     send_initial_metadata();
     connection_.held.add(message.size());
@@ -339,7 +339,7 @@ bool GrpcCall::on_sweep(TokenBucket::Time now) {
 
 UnaryHandler::UnaryHandler(ServerCall& call) : call_(call) { call_.read(); }
 
-void UnaryHandler::on_message(std::string message) {
+void UnaryHandler::on_message(Payload message) {
     if (request_) return call_.finish(Code::unimplemented, "the method takes one request message, and more came");
     request_ = std::move(message);
     call_.read();  // to see whether another one comes
@@ -350,7 +350,7 @@ void UnaryHandler::on_half_close() {
     on_request(std::exchange(*request_, {}));
 }
 
-void UnaryHandler::reply(std::string message) {
+void UnaryHandler::reply(Payload message) {
     call_.send(std::move(message), nullptr);
     call_.finish(Code::ok, {});
 }

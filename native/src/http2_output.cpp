@@ -20,7 +20,7 @@ void OutputQueue::append(std::string_view bytes) {
     size_ += bytes.size();
 }
 
-void OutputQueue::append(std::shared_ptr<const std::string> owner, std::string_view bytes) {
+void OutputQueue::append(std::shared_ptr<const void> owner, std::string_view bytes) {
     if (bytes.empty()) return;
     pieces_.push_back({{}, std::move(owner), bytes, 0});
     size_ += bytes.size();

@@ -276,9 +276,9 @@ private:
 };
 
 Http2Server::Http2Server(EventLoop& loop, const ServerLimits& limits, Router router,
-                         std::shared_ptr<ServerTotals> totals)
+                         std::shared_ptr<ServerTotals> totals, SharedMemoryPool* memory)
     : loop_(loop),
-      state_(loop, limits, std::move(router), totals ? std::move(totals) : std::make_shared<ServerTotals>()),
+      state_(loop, limits, std::move(router), totals ? std::move(totals) : std::make_shared<ServerTotals>(), memory),
       read_buffer_(kReadBytes, '\0'),
       alive_(std::make_shared<bool>(true)) {
     sweep();

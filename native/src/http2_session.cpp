@@ -62,7 +62,7 @@ void Http2Stream::respond(std::span<const ResponseField> fields, bool end) {
     session_.wants_pump_();
 }
 
-void Http2Stream::write(std::string_view prefix, std::string bytes) {
+void Http2Stream::write(std::string_view prefix, Payload bytes) {
     Chunk chunk{std::move(bytes), nullptr, {}, static_cast<std::uint8_t>(prefix.size()), 0};
     std::copy_n(prefix.begin(), std::min(prefix.size(), chunk.prefix.size()), chunk.prefix.begin());
     if (chunks_.empty()) progress_ = session_.now_;
@@ -328,7 +328,7 @@ int Http2Session::send_body(Http2Stream& stream, std::string_view frame_header, 
     output_->append(frame_header);
     stream.promised_ = 0;
     Http2Stream::Chunk& chunk = stream.chunks_.front();
-    if (!chunk.shared) chunk.shared = std::make_shared<const std::string>(std::exchange(chunk.bytes, {}));
+    if (!chunk.borrowed) chunk.borrowed = std::make_shared<const Payload>(std::exchange(chunk.bytes, {}));
     if (chunk.sent < chunk.prefix_size) {
         const std::size_t count = std::min<std::size_t>(length, chunk.prefix_size - chunk.sent);
         output_->append(std::string_view(chunk.prefix.data(), chunk.prefix_size).substr(chunk.sent, count));
@@ -336,7 +336,7 @@ int Http2Session::send_body(Http2Stream& stream, std::string_view frame_header, 
         length -= count;
     }
     if (length > 0) {  // a window may have room for a part of the prefix alone
-        output_->append(chunk.shared, chunk.body().substr(chunk.sent - chunk.prefix_size, length));
+        output_->append(chunk.borrowed, chunk.body().substr(chunk.sent - chunk.prefix_size, length));
         chunk.sent += length;
     }
     stream.progress_ = now_;

@@ -30,12 +30,12 @@ public:
     void on_cancel() override { inference_.cancel(); }
 
 private:
-    void on_request(std::string message) override {
+    void on_request(Payload message) override {
         auto error = read_request(std::move(message), std::move(terms_), true, inference_.request);
         if (!error) error = dispatcher_.unary(inference_);
         if (error) on_error(*std::move(error));
     }
-    bool on_reply(std::string message) override {
+    bool on_reply(Payload message) override {
         reply(std::move(message));
         return false;
     }

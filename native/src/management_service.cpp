@@ -82,7 +82,8 @@ std::vector<TensorMetadata> tensors(const std::vector<messages::TensorMetadata>&
 
 }  // namespace
 
-std::variant<RegistrationPtr, InferenceError> registration_of(const messages::RegisterModelRequest& request) {
+std::variant<RegistrationPtr, InferenceError> registration_of(const messages::RegisterModelRequest& request,
+                                                              SharedMemoryPool& memory) {
     if (auto fault = fault_of(request)) return *std::move(fault);
     auto path = socket_path(request.worker_address);
     if (auto* fault = std::get_if<InferenceError>(&path)) return std::move(*fault);
@@ -101,6 +102,7 @@ std::variant<RegistrationPtr, InferenceError> registration_of(const messages::Re
     registration->inputs = tensors(request.inputs);
     registration->outputs = tensors(request.outputs);
     registration->platform = request.platform;
+    if (request.shared_memory) registration->shared_memory = memory.taker();
     return registration;
 }
 
@@ -142,8 +144,9 @@ bool ManagementService::has_token(const ServerCall& call) const {
 }
 
 ManagementService::Answer ManagementService::register_model(const messages::RegisterModelRequest& request) {
-    auto registration = registration_of(request);
+    auto registration = registration_of(request, *state_.memory);
     if (auto* fault = std::get_if<InferenceError>(&registration)) return std::move(*fault);
+    const bool shared = std::get<RegistrationPtr>(registration)->shared_memory != nullptr;
     const std::lock_guard lock(state_.mutex);
     auto added = state_.workers.add(std::get<RegistrationPtr>(std::move(registration)));
     if (auto* full = std::get_if<RegistryFull>(&added)) {
@@ -152,7 +155,7 @@ ManagementService::Answer ManagementService::register_model(const messages::Regi
     if (auto* late = std::get_if<WorkerEnded>(&added)) {
         return InferenceError{Code::failed_precondition, std::move(late->message)};
     }
-    return write_message(messages::RegisterModelResponse{true, "registered"});
+    return write_message(messages::RegisterModelResponse{true, "registered", shared});
 }
 
 ManagementService::Answer ManagementService::unregister_model(const messages::UnregisterModelRequest& request) {

@@ -27,7 +27,7 @@ public:
     void on_cancel() override { end(); }
 
 private:
-    void on_request(std::string bytes) override;
+    void on_request(Payload bytes) override;
     void wake();
     void tell_next();
     void tell(const Event& event);
@@ -42,8 +42,8 @@ private:
     std::uint64_t sequence_ = 0;  // of the last event before this call watched
 };
 
-void WatchCall::on_request(std::string bytes) {
-    const auto request = read_message<messages::WatchEventsRequest>(bytes);
+void WatchCall::on_request(Payload bytes) {
+    const auto request = read_message<messages::WatchEventsRequest>(bytes.view());
     if (!request) {
         const InferenceError error = malformed_request(call());
         return call().finish(error.code, error.message);

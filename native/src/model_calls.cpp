@@ -37,8 +37,8 @@ public:
     void on_cancel() override { open_.reset(); }
 
 private:
-    void on_request(std::string bytes) override {
-        const auto request = read_message<messages::RepositoryModelLoadRequest>(bytes);
+    void on_request(Payload bytes) override {
+        const auto request = read_message<messages::RepositoryModelLoadRequest>(bytes.view());
         if (!request) return done(malformed_request(call()));
         // Triton's form, or else KServe's (`serving.repository.name`).
         name_ = request->model_name.empty() ? request->repository_name : request->model_name;

@@ -112,15 +112,22 @@ std::string annotations(const Request& request, const Registration& registration
     return out;
 }
 
-std::optional<InferenceError> fill_reply(std::string& reply, const Request& request, const Registration& registration) {
+std::optional<InferenceError> fill_reply(Payload& reply, const Request& request, const Registration& registration) {
     MessageHead head;
-    if (auto malformed = scan_message(reply, kResponseFields, head)) {
+    if (auto malformed = scan_message(reply.view(), kResponseFields, head)) {
         return InferenceError{Code::internal, "the worker's reply is not a ModelInferResponse: " + malformed.message};
     }
     if (const Parameter* code = head.parameter(wire::kErrorCode)) {
         return worker_error(*code, head.parameter(wire::kErrorMessage));
     }
-    append_missing(reply, head, request, registration);  // its views of the reply are not used behind an append
+    // Its views of the reply are not used behind an append.
+    if (std::string* text = reply.text()) {
+        append_missing(*text, head, request, registration);
+    } else {
+        std::string fields;
+        append_missing(fields, head, request, registration);
+        reply.append(fields);
+    }
     return std::nullopt;
 }
 

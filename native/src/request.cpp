@@ -33,10 +33,10 @@ std::optional<InferenceError> read_terms(const Metadata& metadata, CallTerms& te
     return std::nullopt;
 }
 
-std::optional<InferenceError> read_request(std::string payload, CallTerms terms, bool unary_only, Request& request) {
+std::optional<InferenceError> read_request(Payload payload, CallTerms terms, bool unary_only, Request& request) {
     request.payload = std::move(payload);
     MessageHead head;
-    if (auto malformed = scan_message(request.payload, kRequestFields, head)) {
+    if (auto malformed = scan_message(request.payload.view(), kRequestFields, head)) {
         return invalid("not a ModelInferRequest: " + malformed.message);
     }
     request.head = std::move(head);

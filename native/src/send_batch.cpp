@@ -18,8 +18,8 @@ SendBatch::~SendBatch() {
     if (context_ != 0) syscall(SYS_io_destroy, context_);
 }
 
-void SendBatch::add(Sender& sender, const Fd& socket, std::span<const iovec> parts) {
-    waiting_.push_back({&sender, &socket, parts});
+void SendBatch::add(Sender& sender, const Fd& socket, std::span<const iovec> parts, std::span<const int> descriptors) {
+    waiting_.push_back({&sender, &socket, parts, descriptors});
     if (waiting_.size() > 1) return;
     loop_.defer([this, alive = alive_] {
         if (*alive) flush();
@@ -45,10 +45,12 @@ void SendBatch::flush() {
 
 void SendBatch::send(std::span<Waiting> batch) {
     std::array<Transfer, kMost> transfers;
-    std::size_t count = batch.size() > 1 && open() ? submit(batch, transfers) : 0;
+    // The call that sends them all takes no descriptors: payloads are large where there are some, and calls few.
+    const bool plain = std::all_of(batch.begin(), batch.end(), [](const Waiting& w) { return w.descriptors.empty(); });
+    std::size_t count = plain && batch.size() > 1 && open() ? submit(batch, transfers) : 0;
     for (; count < batch.size(); ++count) {
         const Waiting& each = batch[count];
-        if (each.sender != nullptr) transfers[count] = send_parts(*each.socket, each.parts);
+        if (each.sender != nullptr) transfers[count] = send_parts(*each.socket, each.parts, each.descriptors);
     }
     for (std::size_t i = 0; i < batch.size(); ++i) {
         if (Sender* sender = std::exchange(batch[i].sender, nullptr)) sender->sent(transfers[i]);

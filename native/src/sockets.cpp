@@ -158,8 +158,21 @@ std::optional<uid_t> untrusted_peer(const Fd& socket) noexcept {
 
 bool Transfer::would_block() const noexcept { return error == EAGAIN || error == EWOULDBLOCK; }
 
-Transfer send_parts(const Fd& socket, std::span<const iovec> parts) noexcept {
-    const msghdr message = message_of(parts);
+Transfer send_parts(const Fd& socket, std::span<const iovec> parts) noexcept { return send_parts(socket, parts, {}); }
+
+Transfer send_parts(const Fd& socket, std::span<const iovec> parts, std::span<const int> descriptors) noexcept {
+    msghdr message = message_of(parts);
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(kMostDescriptors * sizeof(int))> control{};
+    if (!descriptors.empty()) {
+        const std::size_t bytes = std::min(descriptors.size(), kMostDescriptors) * sizeof(int);
+        message.msg_control = control.data();
+        message.msg_controllen = CMSG_SPACE(bytes);
+        cmsghdr* head = CMSG_FIRSTHDR(&message);
+        head->cmsg_level = SOL_SOCKET;
+        head->cmsg_type = SCM_RIGHTS;
+        head->cmsg_len = CMSG_LEN(bytes);
+        std::memcpy(CMSG_DATA(head), descriptors.data(), bytes);
+    }
     ssize_t size = 0;
     do {
         size = sendmsg(socket.get(), &message, MSG_NOSIGNAL);

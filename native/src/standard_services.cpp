@@ -83,8 +83,8 @@ private:
         }
 
     private:
-        void on_request(std::string bytes) override {
-            const auto request = read_message<messages::HealthCheckRequest>(bytes);
+        void on_request(Payload bytes) override {
+            const auto request = read_message<messages::HealthCheckRequest>(bytes.view());
             if (!request) {
                 const InferenceError error = malformed_request(call());
                 return call().finish(error.code, error.message);
@@ -149,8 +149,8 @@ private:
             call_.read();
         }
         ~Call() override { leave(); }
-        void on_message(std::string bytes) override {
-            if (auto answer = reflection_.answer(bytes)) {
+        void on_message(Payload bytes) override {
+            if (auto answer = reflection_.answer(bytes.view())) {
                 return call_.send(*std::move(answer), [this] { call_.read(); });
             }
             leave();

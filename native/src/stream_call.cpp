@@ -19,7 +19,7 @@ StreamCall::StreamCall(const Service& service, ServerCall& call, CallTerms terms
 
 StreamCall::~StreamCall() { on_cancel(); }
 
-void StreamCall::on_message(std::string message) {
+void StreamCall::on_message(Payload message) {
     reading_ = false;
     if (draining_) {
         left_out_ = true;
@@ -56,7 +56,7 @@ void StreamCall::on_drain() {
 }
 
 /// Whose turn has not come waits behind the others, with one reply each.
-bool StreamCall::reply(Running& running, std::string reply) {
+bool StreamCall::reply(Running& running, Payload reply) {
     if (turns_.empty() && may_send()) {
         send(std::move(reply));
         return true;
@@ -78,7 +78,7 @@ void StreamCall::fail(Running& running, const InferenceError& error) {
     done(running);
 }
 
-void StreamCall::send(std::string reply) {
+void StreamCall::send(Payload reply) {
     const std::size_t bytes = reply.size();
     ++unsent_;
     unsent_bytes_ += bytes;

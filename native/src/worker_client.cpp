@@ -10,8 +10,8 @@
 
 namespace anyserve {
 
-Exchange::Exchange(std::shared_ptr<WorkerClient> client, const RequestParts& parts, ReplySink& sink)
-    : client_(std::move(client)), parts_(parts), sink_(&sink) {}
+Exchange::Exchange(std::shared_ptr<WorkerClient> client, RequestParts parts, ReplySink& sink)
+    : client_(std::move(client)), parts_(std::move(parts)), sink_(&sink) {}
 
 void Exchange::begin() {
     if (parts_.size() > kMaxFrameLength) {
@@ -68,6 +68,7 @@ void Exchange::failed(Failure failure) {
     if (failure.kind == FailureKind::not_taken && kept_) {
         // The worker may close a kept connection at any time: once more on a new one (`frame.retry.kept`).
         may_reuse_ = false;
+        parts_.room.reset();  // who closed that connection may write there (`frame.shared.room-free`)
         return begin();
     }
     later_ = {};
@@ -77,7 +78,12 @@ void Exchange::failed(Failure failure) {
 std::optional<Failure> Exchange::finish() {
     later_ = {};
     if (connection_ == nullptr) return std::nullopt;
-    return std::exchange(connection_, nullptr)->end();
+    auto violation = std::exchange(connection_, nullptr)->end();
+    if (!violation) {
+        if (parts_.body != nullptr) parts_.body->give_back();
+        if (parts_.room) parts_.room->give_back();
+    }
+    return violation;
 }
 
 void Exchange::leave() noexcept {
@@ -111,8 +117,8 @@ WorkerClient::~WorkerClient() {
     all_.clear();  // while the rest is still there: each takes leave of it
 }
 
-std::unique_ptr<Exchange> WorkerClient::start(const RequestParts& parts, ReplySink& sink) {
-    std::unique_ptr<Exchange> exchange(new Exchange(shared_from_this(), parts, sink));
+std::unique_ptr<Exchange> WorkerClient::start(RequestParts parts, ReplySink& sink) {
+    std::unique_ptr<Exchange> exchange(new Exchange(shared_from_this(), std::move(parts), sink));
     exchange->begin();
     return exchange;
 }

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <memory>
 #include <utility>
 
@@ -51,13 +52,39 @@ void WorkerConnection::ready(std::uint32_t events) {
     deliver();
 }
 
-void WorkerConnection::begin(const RequestParts& parts, Exchange& exchange) {
+void WorkerConnection::begin(RequestParts& parts, Exchange& exchange) {
     exchange_ = &exchange;
     replied_ = false;
     unsent_ = 0;
-    header_ = frame_header(static_cast<std::uint32_t>(parts.size()));  // which the client has checked
-    out_ = {iovec{header_.data(), header_.size()}, part_of(parts.payload), part_of(parts.annotations)};
-    client_.sends_.add(*this, socket_, out_);
+    if (parts.body != nullptr || parts.room) {
+        frame_by_reference(parts);
+    } else {
+        frame_inline(parts);
+    }
+    client_.sends_.add(*this, socket_, out_, descriptors());
+}
+
+void WorkerConnection::frame_inline(const RequestParts& parts) {
+    const auto header = frame_header(static_cast<std::uint32_t>(parts.size()));  // which the client has checked
+    std::copy(header.begin(), header.end(), header_.begin());
+    out_ = {iovec{header_.data(), header.size()}, part_of(parts.payload), part_of(parts.annotations)};
+    descriptor_count_ = 0;
+    reader_.offer_room(0);
+}
+
+void WorkerConnection::frame_by_reference(RequestParts& parts) {
+    const std::string_view in_line = parts.body == nullptr ? parts.payload : std::string_view();
+    const std::size_t body = parts.payload.size() - in_line.size();
+    const std::size_t room = parts.room ? parts.room->size() : 0;
+    header_ = reference_header(static_cast<std::uint32_t>(in_line.size() + parts.annotations.size()), body, room);
+    out_ = {iovec{header_.data(), header_.size()}, part_of(in_line), part_of(parts.annotations)};
+    descriptor_count_ = 0;
+    for (SharedMemory* memory : {parts.body, parts.room.get()}) {
+        if (memory == nullptr) continue;
+        memory->lend();
+        descriptors_[descriptor_count_++] = memory->descriptor().get();
+    }
+    reader_.offer_room(room);
 }
 
 void WorkerConnection::sent(const Transfer& transfer) {
@@ -65,9 +92,15 @@ void WorkerConnection::sent(const Transfer& transfer) {
     if (exchange_ != nullptr && has_news()) exchange_->deliver_soon();
 }
 
-void WorkerConnection::write() { wrote(send_parts(socket_, std::span(out_).subspan(unsent_))); }
+void WorkerConnection::write() { wrote(send_parts(socket_, std::span(out_).subspan(unsent_), descriptors())); }
 
 void WorkerConnection::wrote(const Transfer& sent) {
+    if (sent.error == ETOOMANYREFS && descriptor_count_ > 0 && exchange_ != nullptr) {
+        // Workers have left too many descriptors unread for the kernel to take more.
+        frame_inline(exchange_->parts_);
+        return write();
+    }
+    if (sent.size > 0) descriptor_count_ = 0;
     if (sent.error != 0 && !sent.would_block()) return ended(Ending::reset);
     pop_sent(sent.size);
     // A short write means that the socket is full: nothing is tried again before it says that it is not.
@@ -108,6 +141,7 @@ bool WorkerConnection::received(std::size_t in_room, std::string_view behind) {
     const bool fits = reader_.take(in_room, behind, frames_);
     for (std::size_t index = before; index < frames_.size(); ++index) held_bytes_ += frames_[index].size();
     if (fits) return true;
+    if (reader_.refused_reference()) return violate("a reply by reference that tells more than it may"), false;
     violate("a frame of " + std::to_string(reader_.refused_length()) + " bytes is above the limit of " +
             std::to_string(client_.options_.max_frame_bytes));
     return false;
@@ -128,14 +162,18 @@ void WorkerConnection::deliver() {
     }
 }
 
-std::string WorkerConnection::pop_frame() {
+Payload WorkerConnection::pop_frame() {
     std::string frame = std::move(frames_[next_frame_++]);
     held_bytes_ -= frame.size();
     if (next_frame_ == frames_.size()) {
         frames_.clear();
         next_frame_ = 0;
     }
-    return frame;
+    const auto placed = reader_.placed();
+    if (!placed) return frame;
+    Payload payload(std::move(exchange_->parts_.room), *placed);
+    payload.append(frame);
+    return payload;
 }
 
 std::optional<Failure> WorkerConnection::end() {

@@ -74,6 +74,7 @@ std::variant<Workers::Registered, RegistryFull, WorkerEnded> Workers::add(const 
         end_clients_(known->endpoint, ClientEnd::retire);
         known->endpoint = std::make_shared<WorkerEndpoint>(worker_id, registration->socket_path);
     }
+    find(worker_id)->endpoint->shared_memory = registration->shared_memory != nullptr;
     changed(worker_id);
     publish(EventType::model_registered, worker_id, registration, {});
     say(LogLevel::info, "registered",

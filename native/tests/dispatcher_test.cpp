@@ -23,9 +23,9 @@ using testing::stream_reply_of;
 struct Recorded final : Outcome {
     Recorded(EventLoop& event_loop, Dispatcher& dispatcher) : loop(event_loop) { inference.emplace(dispatcher, *this); }
 
-    bool on_reply(std::string reply) override {
+    bool on_reply(Payload reply) override {
         EXPECT_FALSE(done || error) << "a reply behind the end";
-        replies.push_back(std::move(reply));
+        replies.push_back(std::move(reply).take());
         loop.stop();
         return replies.size() % take_at_once != 0;
     }

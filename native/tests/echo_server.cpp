@@ -164,8 +164,8 @@ public:
     Echo(anyserve::ServerCall& server_call, std::string_view method) : UnaryHandler(server_call), method_(method) {}
 
 private:
-    void on_request(std::string message) override {
-        Result result = answer(method_, message);
+    void on_request(anyserve::Payload message) override {
+        Result result = answer(method_, message.view());
         if (result.code == Code::ok) {
             reply(std::move(result.text));
         } else {

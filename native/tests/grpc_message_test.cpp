@@ -32,7 +32,7 @@ Reading read(std::string_view bytes, std::vector<std::size_t> cuts = {}, Encodin
         for (;;) {
             const MessageReader::Step step = reader.feed(piece);
             piece.remove_prefix(step.taken);
-            if (step.event == MessageReader::Event::message) reading.messages.push_back(reader.take());
+            if (step.event == MessageReader::Event::message) reading.messages.push_back(reader.take().take());
             if (step.event == MessageReader::Event::more) break;
             if (step.event == MessageReader::Event::error) {
                 reading.error = reader.error().code;
@@ -141,7 +141,7 @@ TEST(MessageReader, TakesNoMoreThanSomeAddressSpaceForWhatIsOnlyAnnounced) {
     EXPECT_EQ(reader.feed(std::string_view("\0\x40\0\0\0", 5)).event, MessageReader::Event::prefix);
     EXPECT_EQ(reader.announced(), std::size_t{1} << 30);
     EXPECT_EQ(reader.feed("x").event, MessageReader::Event::more);
-    EXPECT_LE(reader.take().capacity(), std::size_t{64} << 20);
+    EXPECT_LE(reader.take().take().capacity(), std::size_t{64} << 20);
 }
 
 TEST(ParseEncoding, KnowsItsNames) {

@@ -26,7 +26,8 @@ class Recorder final : public CallHandler {
 public:
     explicit Recorder(Log& log) : log_(log) {}
     ~Recorder() override { log_.events.emplace_back("destroyed"); }
-    void on_message(std::string bytes) override {
+    void on_message(Payload message) override {
+        std::string bytes = std::move(message).take();
         log_.events.push_back("message " + bytes.substr(0, 20));
         log_.on_message(std::move(bytes));
     }
@@ -50,7 +51,7 @@ Router recording(Log& log) {
 class Identity final : public UnaryHandler {
 public:
     using UnaryHandler::UnaryHandler;
-    void on_request(std::string bytes) override { reply(std::move(bytes)); }
+    void on_request(Payload bytes) override { reply(std::move(bytes)); }
 };
 
 std::unique_ptr<CallHandler> identity(ServerCall& call) { return std::make_unique<Identity>(call); }

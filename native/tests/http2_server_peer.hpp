@@ -22,7 +22,7 @@ namespace anyserve::testing {
 class Echo final : public UnaryHandler {
 public:
     using UnaryHandler::UnaryHandler;
-    void on_request(std::string bytes) override { reply(std::move(bytes)); }
+    void on_request(Payload bytes) override { reply(std::move(bytes)); }
 };
 
 /// A client with a blocking socket that gives up after some seconds.

@@ -15,7 +15,7 @@ using namespace wire;
 class Identity final : public UnaryHandler {
 public:
     using UnaryHandler::UnaryHandler;
-    void on_request(std::string bytes) override { reply(std::move(bytes)); }
+    void on_request(Payload bytes) override { reply(std::move(bytes)); }
 };
 
 std::unique_ptr<CallHandler> identity(ServerCall& call) { return std::make_unique<Identity>(call); }

@@ -55,9 +55,9 @@ TEST(Vectors, WhatIsFilledInInAReply) {
         SCOPED_TRACE(vector.at("name").get<std::string>());
         Request request;
         read(vector, true, request);
-        std::string reply = bytes_at(vector, "reply");
+        Payload reply = bytes_at(vector, "reply");
         EXPECT_FALSE(fill_reply(reply, request, *vectors::registration(vector.at("registration"))));
-        EXPECT_EQ(reply, bytes_at(vector, "response"));
+        EXPECT_EQ(reply.view(), bytes_at(vector, "response"));
     }
 }
 
@@ -71,8 +71,9 @@ std::vector<std::string> responses(const Request& request, const Registration& r
         if (registration.stream) {
             EXPECT_FALSE(fill_stream_reply(reply, request, registration, asks, facts));
         } else {
-            EXPECT_FALSE(fill_reply(reply, request, registration));
-            reply = as_stream_reply(std::move(reply), asks);
+            Payload only = std::move(reply);
+            EXPECT_FALSE(fill_reply(only, request, registration));
+            reply = as_stream_reply(std::move(only).take(), asks);
         }
         all.push_back(std::move(reply));
     }
@@ -99,7 +100,7 @@ TEST(Vectors, StatusOfAReply) {
         ASSERT_FALSE(read_request("\x0a\x01m", {}, true, request));
         Registration registration;
         registration.model_name = "m";
-        std::string reply = bytes_at(vector, "reply");
+        Payload reply = bytes_at(vector, "reply");
         const auto error = fill_reply(reply, request, registration);
         EXPECT_EQ(error ? code_name(error->code) : "OK", vector.at("status").get<std::string>());
         if (vector.contains("message")) {
@@ -115,7 +116,8 @@ std::string failing_with(const Parameter& code) {
     append_parameter(reply, "anyserve_error_code", code);
     Request request;
     EXPECT_FALSE(read_request("\x0a\x01m", {}, true, request));
-    const auto error = fill_reply(reply, request, {});
+    Payload payload = std::move(reply);
+    const auto error = fill_reply(payload, request, {});
     EXPECT_EQ(error->code, Code::internal);
     return error->message;
 }

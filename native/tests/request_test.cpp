@@ -49,8 +49,8 @@ TEST(ReadRequest, ByNameOrByQuery) {
     EXPECT_EQ(named.target.text(), "model 'm' version '7'");
     EXPECT_TRUE(named.target.unary_only);
     EXPECT_EQ(named.head.id, "id");
-    EXPECT_GE(named.head.id.data(), named.payload.data()) << "a short payload lies inside of its string";
-    EXPECT_LT(named.head.id.data(), named.payload.data() + named.payload.size());
+    EXPECT_GE(named.head.id.data(), named.payload.view().data()) << "a short payload lies inside of its string";
+    EXPECT_LT(named.head.id.data(), named.payload.view().data() + named.payload.size());
 
     CallTerms terms;
     ASSERT_FALSE(read_terms({{"x-cap-type", "chat"}}, terms));

@@ -173,9 +173,9 @@ public:
         deliver();
     }
     void send_initial_metadata() override {}
-    void send(std::string bytes, std::function<void()> taken) override {
+    void send(Payload bytes, std::function<void()> taken) override {
         EXPECT_FALSE(ended_);
-        sent.push_back(std::move(bytes));
+        sent.push_back(std::move(bytes).take());
         untaken_.push_back(std::move(taken));
         if (!slow) loop_.defer([this] { take(); });
         loop_.stop();

@@ -196,9 +196,9 @@ class Recorder final : public ReplySink {
 public:
     explicit Recorder(EventLoop& loop) : loop_(loop) {}
 
-    void on_frame(std::string frame) override {
+    void on_frame(Payload frame) override {
         EXPECT_FALSE(failure) << "a frame behind the failure";
-        frames.push_back(std::move(frame));
+        frames.push_back(std::move(frame).take());
         loop_.stop();
         if (act) act();
     }

@@ -59,9 +59,9 @@ public:
     OneExchange(const OneExchange&) = delete;
     OneExchange& operator=(const OneExchange&) = delete;
 
-    void on_frame(std::string frame) override {
+    void on_frame(Payload frame) override {
         EXPECT_FALSE(exchange_->finish());
-        ended_.set_value(std::move(frame));
+        ended_.set_value(std::move(frame).take());
     }
     void on_failed(Failure failure) override { ended_.set_value("failed: " + failure.text); }
 

@@ -148,6 +148,18 @@ def main() -> None:
     help="Greatest request or reply.",
 )
 @click.option(
+    "--shared-memory-threshold",
+    default=DEFAULTS.shared_memory_threshold,
+    type=click.IntRange(0),
+    help="Requests and replies from so many bytes on go by shared memory, to workers that take it; 0: none do.",
+)
+@click.option(
+    "--shared-memory-bytes",
+    default=DEFAULTS.shared_memory_bytes,
+    type=click.IntRange(0),
+    help="Shared memory in all; beyond it requests and replies go by sockets.",
+)
+@click.option(
     "--http2-limit",
     "http2_limits",
     multiple=True,

@@ -26,6 +26,7 @@ from support.wire import frame, raw_bytes
 __all__ = ["Answer", "Connection", "Exchange", "Script", "ScriptedWorker", "silent"]
 
 CHUNK = 1 << 18
+MOST_DESCRIPTORS = 8
 AGENT_CLOSED = (ConnectionResetError, BrokenPipeError)
 
 Answer = Callable[[bytes], bytes | Message]
@@ -43,6 +44,8 @@ class Connection:
         """Every byte that was read."""
         self.sent = 0
         """How many bytes the agent's end has accepted."""
+        self.descriptors: list[int] = []
+        """Those that came and that nobody has taken; closed with the connection."""
         self.ended = asyncio.Event()
         """The agent was seen to close: end of stream, or a reset."""
 
@@ -57,14 +60,23 @@ class Connection:
 
     async def read(self, size: int = CHUNK) -> bytes:
         """At most `size` bytes; none once the agent has closed."""
-        try:
-            data = await self._loop.sock_recv(self._socket, size)
-        except AGENT_CLOSED:
-            data = b""
+        data = b""
+        with suppress(*AGENT_CLOSED):
+            data = await self._read_some(size)
         self.received += data
         if not data:
             self.ended.set()
         return data
+
+    async def _read_some(self, size: int) -> bytes:
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._socket, size, MOST_DESCRIPTORS)
+            except BlockingIOError:
+                await self._ready(self._loop.add_reader, self._loop.remove_reader)
+            else:
+                self.descriptors += descriptors
+                return data
 
     async def read_exactly(self, size: int) -> bytes:
         """`size` bytes.
@@ -102,20 +114,20 @@ class Connection:
             try:
                 return self._socket.send(data)
             except BlockingIOError:
-                await self._writable()
+                await self._ready(self._loop.add_writer, self._loop.remove_writer)
 
-    async def _writable(self) -> None:
-        free = self._loop.create_future()
+    async def _ready(self, add: Callable[..., None], remove: Callable[[socket.socket], bool]) -> None:
+        ready = self._loop.create_future()
 
         def wake() -> None:
-            if not free.done():
-                free.set_result(None)
+            if not ready.done():
+                ready.set_result(None)
 
-        self._loop.add_writer(self._socket, wake)
+        add(self._socket, wake)
         try:
-            await free
+            await ready
         finally:
-            self._loop.remove_writer(self._socket)
+            remove(self._socket)
 
     @property
     def is_open(self) -> bool:
@@ -138,6 +150,9 @@ class Connection:
             with suppress(asyncio.CancelledError):
                 await task
         self._socket.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors.clear()
 
 
 class Exchange:

@@ -30,8 +30,8 @@ public:
     AnsweredCall(ServerCall& call, Answer answer) : UnaryHandler(call), answer_(std::move(answer)) {}
 
 private:
-    void on_request(std::string bytes) override {
-        const std::optional<Request> request = read_message<Request>(bytes);
+    void on_request(Payload bytes) override {
+        const std::optional<Request> request = read_message<Request>(bytes.view());
         if (!request) return refuse(malformed_request(call()));
         std::variant<std::string, InferenceError> answer = answer_(*request);
         if (auto* error = std::get_if<InferenceError>(&answer)) return refuse(*error);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "anyserve/http2_limits.hpp"
+#include "anyserve/shared_memory.hpp"
 
 namespace anyserve {
 
@@ -26,6 +27,7 @@ struct AgentConfig {
     ServerLimits http2;          ///< of the client side; what has an option of its own below is taken from there
 
     std::size_t max_message_bytes = std::size_t{64} << 20;  ///< the greatest request or reply, on both sides
+    SharedMemoryLimits shared_memory;                       ///< between the agent and workers that take it
     std::size_t max_concurrent_rpcs = 10'000;               ///< client calls under way at once, over all connections
     std::size_t max_stream_requests = 64;                   ///< requests of one ModelStreamInfer call that run at once
     std::size_t queue_size = 1024;                          ///< requests that wait in one queue

@@ -32,7 +32,7 @@ class Outcome {
 public:
     /// `unary`: the one ModelInferResponse. `stream`: the next ModelStreamInferResponse; false: no more of them before
     /// `Inference::resume`.
-    virtual bool on_reply(std::string reply) = 0;
+    virtual bool on_reply(Payload reply) = 0;
     /// All replies have come. Follows upon the last of them at once, also where that asked for no more.
     virtual void on_done() = 0;
     /// The request failed; replies of a stream may have come before.
@@ -75,15 +75,16 @@ private:
     [[nodiscard]] RoutePtr resolve() override;
     void granted(std::optional<Slot> slot) noexcept override;
     // ReplySink.
-    void on_frame(std::string frame) override;
+    void on_frame(Payload frame) override;
     void on_failed(Failure failure) override;
 
     [[nodiscard]] std::optional<InferenceError> start(bool stream);
     [[nodiscard]] std::optional<InferenceError> acquire();
     void take_turn(Turn turn);
     [[nodiscard]] bool begin(Slot slot);
+    [[nodiscard]] RequestParts parts(const Registration& registration);
     void try_elsewhere(const Failure& failure);
-    void on_only_reply(std::string frame);
+    void on_only_reply(Payload frame);
     void on_stream_reply(std::string frame);
     void on_stream_end();
     [[nodiscard]] bool finish_exchange();

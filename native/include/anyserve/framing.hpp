@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,13 +14,21 @@ namespace anyserve {
 
 /// The length prefix of a frame in bytes, and the longest payload that one can tell.
 inline constexpr std::size_t kFrameHeaderBytes = 4;
-inline constexpr std::uint64_t kMaxFrameLength = 0xffff'ffff;
+inline constexpr std::uint64_t kMaxFrameLength = 0xffff'fffe;
+/// What stands in place of a length when the payload lies in shared memory (`frame.shared.*`), and the bytes of such a
+/// frame before its inline ones.
+inline constexpr std::uint32_t kByReference = 0xffff'ffff;
+inline constexpr std::size_t kReferenceHeaderBytes = 24;
 
 /// The length prefix of a payload.
 [[nodiscard]] constexpr std::array<char, kFrameHeaderBytes> frame_header(std::uint32_t length) noexcept {
     return {static_cast<char>(length >> 24), static_cast<char>(length >> 16), static_cast<char>(length >> 8),
             static_cast<char>(length)};
 }
+
+/// What stands before the inline bytes of a frame by reference.
+[[nodiscard]] std::array<char, kReferenceHeaderBytes> reference_header(std::uint32_t in_line, std::uint64_t body,
+                                                                       std::uint64_t room) noexcept;
 
 /// Cuts a byte stream into payloads, wherever it was split.
 ///
@@ -32,6 +41,14 @@ public:
 
     /// `limit`: the greatest payload in bytes that is taken.
     explicit FrameReader(std::size_t limit) noexcept : limit_(limit) {}
+
+    /// The next frame may be by reference, with so many bytes in shared memory; 0: none may, as at first.
+    void offer_room(std::uint64_t bytes) noexcept {
+        offered_ = bytes;
+        placed_.reset();
+    }
+    /// How many bytes the frame by reference that has come since has there; its payload that was given is inline.
+    [[nodiscard]] std::optional<std::uint64_t> placed() const noexcept { return placed_; }
 
     /// Where the next bytes belong; empty between frames and within a prefix. Valid until the next call.
     [[nodiscard]] std::span<char> room();
@@ -50,21 +67,28 @@ public:
     /// How many bytes have come of a frame that is not complete.
     [[nodiscard]] std::size_t held() const noexcept { return in_payload() ? filled_ : prefix_size_; }
 
-    /// The length that was above the limit.
+    /// The length that was above the limit; of a frame by reference its inline bytes.
     [[nodiscard]] std::size_t refused_length() const noexcept { return length_; }
+    /// Whether it was a frame by reference that told more than it may.
+    [[nodiscard]] bool refused_reference() const noexcept { return header_bytes_ == kReferenceHeaderBytes; }
 
 private:
-    [[nodiscard]] bool in_payload() const noexcept { return prefix_size_ == kFrameHeaderBytes; }
+    [[nodiscard]] bool in_payload() const noexcept { return prefix_size_ == header_bytes_; }
     void take_prefix(std::string_view& bytes) noexcept;
+    [[nodiscard]] bool fits() noexcept;
+    void begin_next() noexcept;
     void take_payload(std::string_view& bytes, std::vector<std::string>& frames);
     void filled(std::size_t size, std::vector<std::string>& frames);
 
     std::size_t limit_;
-    std::array<unsigned char, kFrameHeaderBytes> prefix_{};
+    std::uint64_t offered_ = 0;
+    std::optional<std::uint64_t> placed_;
+    std::array<unsigned char, kReferenceHeaderBytes> prefix_{};
     std::size_t prefix_size_ = 0;
-    std::size_t length_ = 0;  // of the payload, once the prefix is complete
-    std::size_t filled_ = 0;  // of it, the bytes that have come
-    std::string payload_;     // those, and room for more
+    std::size_t header_bytes_ = kFrameHeaderBytes;  // of this frame
+    std::size_t length_ = 0;                        // of the payload, once the prefix is complete
+    std::size_t filled_ = 0;                        // of it, the bytes that have come
+    std::string payload_;                           // those, and room for more
 };
 
 }  // namespace anyserve

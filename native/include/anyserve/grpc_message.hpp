@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "anyserve/code.hpp"
+#include "anyserve/payload.hpp"
 
 namespace anyserve {
 
@@ -50,12 +51,14 @@ public:
 
     /// Args:
     ///   max_bytes: of a message, before and after decompression; one above is RESOURCE_EXHAUSTED at its prefix.
-    MessageReader(std::size_t max_bytes, Encoding encoding) noexcept : max_bytes_(max_bytes), encoding_(encoding) {}
+    ///   memory: where large messages are put that are not compressed; null: nowhere else than small ones.
+    MessageReader(std::size_t max_bytes, Encoding encoding, SharedMemoryPool* memory = nullptr) noexcept
+        : max_bytes_(max_bytes), encoding_(encoding), memory_(memory) {}
 
     [[nodiscard]] Step feed(std::string_view bytes);
 
     /// The message that `Event::message` told of, decompressed.
-    [[nodiscard]] std::string take() noexcept;
+    [[nodiscard]] Payload take() noexcept;
 
     std::size_t announced() const noexcept { return length_; }
     /// Whether the bytes so far end inside a message: an end of the request here cuts it.
@@ -65,15 +68,19 @@ public:
 private:
     Step fail(std::size_t taken, Code code, std::string text);
     std::optional<Event> read_prefix();
+    std::size_t put(std::string_view bytes);
     bool finish_message();
 
     std::size_t max_bytes_;
     Encoding encoding_;
+    SharedMemoryPool* memory_;
     std::array<unsigned char, 5> prefix_{};
     std::size_t prefix_size_ = 0;
     std::size_t length_ = 0;
     bool in_body_ = false;
+    std::size_t filled_ = 0;  // of the message, the bytes that have come
     std::string message_;
+    SharedMemoryPtr shared_;  // instead of it
     MessageError error_{};
 };
 

@@ -17,6 +17,7 @@
 #include "anyserve/grpc_metadata.hpp"
 #include "anyserve/http2_limits.hpp"
 #include "anyserve/http2_session.hpp"
+#include "anyserve/payload.hpp"
 
 namespace anyserve {
 
@@ -38,7 +39,7 @@ public:
     virtual void send_initial_metadata() = 0;
     /// Sends a message. `taken` is called when it has gone to the client's socket: a service that waits for it
     /// never holds more for a slow client than it likes. It may be empty. It is not called when the call has ended.
-    virtual void send(std::string message, std::function<void()> taken) = 0;
+    virtual void send(Payload message, std::function<void()> taken) = 0;
     /// Ends the call, once. The handler hears nothing after it; it is destroyed soon, not inside this function.
     virtual void finish(Code code, std::string_view message) = 0;
 
@@ -50,7 +51,7 @@ protected:
 class CallHandler {
 public:
     virtual ~CallHandler() = default;
-    virtual void on_message(std::string message) = 0;
+    virtual void on_message(Payload message) = 0;
     /// The client sends no more messages. Comes after the last of them.
     virtual void on_half_close() = 0;
     /// The client has gone, the call was reset or refused, or its deadline has passed. No function of the `ServerCall`
@@ -65,32 +66,37 @@ using Router = std::function<std::unique_ptr<CallHandler>(ServerCall&)>;
 class UnaryHandler : public CallHandler {
 public:
     explicit UnaryHandler(ServerCall& call);
-    void on_message(std::string message) final;
+    void on_message(Payload message) final;
     void on_half_close() final;
     void on_cancel() override {}
 
 protected:
     /// The request is there and whole. Answer by `reply` or `ServerCall::finish`, now or later.
-    virtual void on_request(std::string message) = 0;
+    virtual void on_request(Payload message) = 0;
     ServerCall& call() noexcept { return call_; }
     /// Sends the one response and OK.
-    void reply(std::string message);
+    void reply(Payload message);
 
 private:
     ServerCall& call_;
-    std::optional<std::string> request_;
+    std::optional<Payload> request_;
 };
 
 /// What the calls of one server share.
 struct GrpcServerState {
     GrpcServerState(EventLoop& event_loop, ServerLimits server_limits, Router call_router,
-                    std::shared_ptr<ServerTotals> server_totals)
-        : loop(event_loop), limits(server_limits), router(std::move(call_router)), totals(std::move(server_totals)) {}
+                    std::shared_ptr<ServerTotals> server_totals, SharedMemoryPool* large_messages = nullptr)
+        : loop(event_loop),
+          limits(server_limits),
+          router(std::move(call_router)),
+          totals(std::move(server_totals)),
+          memory(large_messages) {}
 
     EventLoop& loop;
     const ServerLimits limits;
     const Router router;
     const std::shared_ptr<ServerTotals> totals;  ///< with the servers of other threads
+    SharedMemoryPool* const memory;              ///< see `MessageReader`
 };
 
 /// What the calls of one connection share. Must outlive them.

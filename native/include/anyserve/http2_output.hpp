@@ -18,7 +18,7 @@ public:
     /// Copies `bytes` to the end.
     void append(std::string_view bytes);
     /// Puts `bytes`, which lie in `owner`, at the end without a copy; keeps `owner` until they are gone.
-    void append(std::shared_ptr<const std::string> owner, std::string_view bytes);
+    void append(std::shared_ptr<const void> owner, std::string_view bytes);
 
     std::size_t size() const noexcept { return size_; }
     bool empty() const noexcept { return size_ == 0; }
@@ -31,7 +31,7 @@ public:
 private:
     struct Piece {
         std::string copied;
-        std::shared_ptr<const std::string> owner;
+        std::shared_ptr<const void> owner;
         std::string_view borrowed;  // in `owner`
         std::size_t begin = 0;      // what is gone of it
 

@@ -33,9 +33,10 @@ public:
         std::uint64_t turned_away = 0;  ///< of them, beyond `max_connections`
     };
 
-    /// `totals`: shared with the other servers; null: there are none.
+    /// `totals`: shared with the other servers; null: there are none. `memory`: see `MessageReader`; outlives the
+    /// server.
     Http2Server(EventLoop& loop, const ServerLimits& limits, Router router,
-                std::shared_ptr<ServerTotals> totals = nullptr);
+                std::shared_ptr<ServerTotals> totals = nullptr, SharedMemoryPool* memory = nullptr);
     /// Closes everything at once. Not from inside a call.
     ~Http2Server();
     Http2Server(const Http2Server&) = delete;

@@ -23,6 +23,7 @@
 #include "anyserve/fifo.hpp"
 #include "anyserve/http2_limits.hpp"
 #include "anyserve/http2_output.hpp"
+#include "anyserve/payload.hpp"
 
 struct nghttp2_session;
 
@@ -56,7 +57,7 @@ public:
     /// Sends the response's headers; with `end` they are all of it.
     void respond(std::span<const ResponseField> fields, bool end);
     /// Sends body: `prefix`, at most eight bytes, and then `bytes`. After `respond`, before `finish`.
-    void write(std::string_view prefix, std::string bytes);
+    void write(std::string_view prefix, Payload bytes);
     /// Ends the response by trailers, after what was written.
     void finish(std::vector<std::pair<std::string, std::string>> trailers);
     /// Takes back what was written and has not gone; false if a part of one `write` has gone.
@@ -69,13 +70,13 @@ private:
     friend class Http2Session;
 
     struct Chunk {
-        std::string bytes;
-        std::shared_ptr<const std::string> shared;  // instead of `bytes`, once frames borrow from it
+        Payload bytes;
+        std::shared_ptr<const Payload> borrowed;  // instead of `bytes`, once frames refer to it
         std::array<char, 8> prefix;
         std::uint8_t prefix_size;
         std::size_t sent = 0;  // of prefix and bytes together
 
-        std::string_view body() const noexcept { return shared ? std::string_view(*shared) : bytes; }
+        std::string_view body() const noexcept { return borrowed ? borrowed->view() : bytes.view(); }
         std::size_t rest() const noexcept { return prefix_size + body().size() - sent; }
     };
 

@@ -25,7 +25,7 @@ inline constexpr std::size_t kManagementMessageBytes = std::size_t{1} << 20;
 
 /// Checks a RegisterModelRequest; INVALID_ARGUMENT names the field and what is wrong with it.
 [[nodiscard]] std::variant<RegistrationPtr, InferenceError> registration_of(
-    const messages::RegisterModelRequest& request);
+    const messages::RegisterModelRequest& request, SharedMemoryPool& memory);
 
 /// The RPCs of `anyserve.WorkerManagement`.
 class ManagementService {

@@ -4,6 +4,7 @@
 // it can be reached, is not known here. Rules: spec `route.*` and `manage.register.*`.
 #pragma once
 
+#include <atomic>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +21,7 @@
 
 #include "anyserve/capability.hpp"
 #include "anyserve/query.hpp"
+#include "anyserve/shared_memory.hpp"
 
 namespace anyserve {
 
@@ -39,6 +41,23 @@ struct ModelKey {
     [[nodiscard]] friend auto operator<=>(const ModelKey&, const ModelKey&) = default;
 };
 
+/// A number that threads note for one another: of what last was, where it does not matter whose it is.
+class NotedSize {
+public:
+    NotedSize() noexcept = default;
+    NotedSize(const NotedSize& other) noexcept : size_(other.get()) {}
+    NotedSize& operator=(const NotedSize& other) noexcept {
+        set(other.get());
+        return *this;
+    }
+    ~NotedSize() = default;
+    [[nodiscard]] std::size_t get() const noexcept { return size_.load(std::memory_order_relaxed); }
+    void set(std::size_t size) noexcept { size_.store(size, std::memory_order_relaxed); }
+
+private:
+    std::atomic<std::size_t> size_{0};
+};
+
 /// One capability offered by one worker (RegisterModelRequest), checked by whoever made it.
 struct Registration {
     std::string worker_id;
@@ -53,6 +72,8 @@ struct Registration {
     std::vector<TensorMetadata> inputs;
     std::vector<TensorMetadata> outputs;
     std::string platform;
+    std::shared_ptr<const SharedMemoryTaker> shared_memory;  ///< it takes payloads by shared memory; null: it does not
+    mutable NotedSize last_reply;                            ///< in bytes
 
     /// The name by which clients find it: its model name, or else the capability's `model`.
     [[nodiscard]] std::string_view listed_name() const noexcept {

@@ -24,7 +24,7 @@ namespace anyserve {
                                       std::chrono::steady_clock::time_point now);
 
 /// Appends to a unary reply what the worker left empty. The error: it is no reply, or one that tells a failure.
-[[nodiscard]] std::optional<InferenceError> fill_reply(std::string& reply, const Request& request,
+[[nodiscard]] std::optional<InferenceError> fill_reply(Payload& reply, const Request& request,
                                                        const Registration& registration);
 
 /// The ModelStreamInferResponse of a unary reply that is filled already; `last` marks it as the only one.

@@ -11,6 +11,7 @@
 
 #include "anyserve/code.hpp"
 #include "anyserve/grpc_metadata.hpp"
+#include "anyserve/payload.hpp"
 #include "anyserve/query.hpp"
 #include "anyserve/registry.hpp"
 #include "anyserve/scan.hpp"
@@ -29,7 +30,7 @@ struct CallTerms {
 
 /// One inference request as the client sent it, and what the agent has read of it.
 struct Request {
-    std::string payload;
+    Payload payload;
     MessageHead head;  ///< views of `payload`: a request does not move
     Target target;
     std::optional<std::chrono::steady_clock::time_point> deadline;
@@ -42,7 +43,7 @@ struct Request {
 
 /// Reads a request into `request`, which is empty; the error is INVALID_ARGUMENT and names what is wrong. Of a payload
 /// that is malformed nothing is read (`stream.error.id`).
-[[nodiscard]] std::optional<InferenceError> read_request(std::string payload, CallTerms terms, bool unary_only,
+[[nodiscard]] std::optional<InferenceError> read_request(Payload payload, CallTerms terms, bool unary_only,
                                                          Request& request);
 
 /// Whether metadata has `secret` under `key`, as the last of its values; the time that it takes tells nothing of the

@@ -44,7 +44,8 @@ public:
     SendBatch& operator=(const SendBatch&) = delete;
 
     /// Sends the parts, as far as the socket takes them, at the end of this turn. Socket and parts stay until then.
-    void add(Sender& sender, const Fd& socket, std::span<const iovec> parts);
+    /// `descriptors` go with the first byte; they stay too.
+    void add(Sender& sender, const Fd& socket, std::span<const iovec> parts, std::span<const int> descriptors = {});
     /// Sends them now.
     void flush();
     /// Takes back what was not sent yet.
@@ -55,6 +56,7 @@ private:
         Sender* sender;  // null: removed
         const Fd* socket;
         std::span<const iovec> parts;
+        std::span<const int> descriptors;
     };
 
     void send(std::span<Waiting> batch);

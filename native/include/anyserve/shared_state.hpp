@@ -12,6 +12,7 @@
 #include "anyserve/events.hpp"
 #include "anyserve/queues.hpp"
 #include "anyserve/registry.hpp"
+#include "anyserve/shared_memory.hpp"
 #include "anyserve/statistics.hpp"
 #include "anyserve/workers.hpp"
 
@@ -20,11 +21,14 @@ namespace anyserve {
 struct SharedState {
     /// See `Workers`.
     SharedState(EventLoop& loop, const AgentConfig& config, Workers::EndClients end_clients, Log log)
-        : registry(config.max_workers, config.max_registrations),
+        : memory(SharedMemoryPool::create(config.shared_memory)),
+          registry(config.max_workers, config.max_registrations),
           admission(config.queue_size, config.default_max_concurrency),
           events(config.max_watchers),
           statistics(config.max_registrations),
           workers(loop, config, registry, admission, events, std::move(end_clients), std::move(log)) {}
+
+    const std::shared_ptr<SharedMemoryPool> memory;  ///< with a lock of its own
 
     /// To be held in every use of the rest, watchers included.
     std::mutex mutex;

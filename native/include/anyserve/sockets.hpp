@@ -81,6 +81,13 @@ struct Transfer {
 /// count.
 [[nodiscard]] Transfer send_parts(const Fd& socket, std::span<const iovec> parts) noexcept;
 
+/// The same over a Unix socket, with descriptors that go with the first byte; at most `kMostDescriptors` of them.
+[[nodiscard]] Transfer send_parts(const Fd& socket, std::span<const iovec> parts,
+                                  std::span<const int> descriptors) noexcept;
+
+/// So many go with one message.
+inline constexpr std::size_t kMostDescriptors = 2;
+
 /// Receives what is there into the parts, one behind the other. Size 0 without an error: the end of the stream.
 [[nodiscard]] Transfer receive_parts(const Fd& socket, std::span<const iovec> parts) noexcept;
 

@@ -44,7 +44,7 @@ public:
     StreamCall(const Service& service, ServerCall& call, CallTerms terms, bool drains);
     ~StreamCall() override;
 
-    void on_message(std::string message) override;
+    void on_message(Payload message) override;
     void on_half_close() override;
     void on_cancel() override;
 
@@ -52,22 +52,22 @@ private:
     /// A request that is not answered in full.
     struct Running final : Outcome {
         explicit Running(StreamCall& stream_call) : call(stream_call) { inference.emplace(call.dispatcher_, *this); }
-        bool on_reply(std::string given) override { return call.reply(*this, std::move(given)); }
+        bool on_reply(Payload given) override { return call.reply(*this, std::move(given)); }
         void on_done() override { call.done(*this); }
         void on_error(InferenceError error) override { call.fail(*this, error); }
 
         StreamCall& call;
         std::optional<Inference> inference;  // until there are no more replies
-        std::string waiting;                 // the reply whose turn comes
+        Payload waiting;                     // the reply whose turn comes
         bool waits = false;
         std::list<Running>::iterator self;
     };
 
     void on_drain() override;
-    bool reply(Running& running, std::string reply);
+    bool reply(Running& running, Payload reply);
     void done(Running& running);
     void fail(Running& running, const InferenceError& error);
-    void send(std::string reply);
+    void send(Payload reply);
     void taken(std::size_t bytes);
     void answered(Running& running);
     void read();

@@ -19,6 +19,7 @@
 
 #include "anyserve/event_loop.hpp"
 #include "anyserve/fd.hpp"
+#include "anyserve/payload.hpp"
 #include "anyserve/send_batch.hpp"
 #include "anyserve/worker_client_table.hpp"
 #include "anyserve/worker_endpoint.hpp"
@@ -33,6 +34,8 @@ class WorkerConnection;
 struct RequestParts {
     std::string_view payload;
     std::string_view annotations = {};
+    SharedMemory* body = nullptr;    ///< the payload's, from which the worker can read it; null: it is sent
+    SharedMemoryPtr room = nullptr;  ///< where the worker can put its one reply; null: it is sent
 
     [[nodiscard]] std::size_t size() const noexcept { return payload.size() + annotations.size(); }
 };
@@ -42,7 +45,7 @@ struct RequestParts {
 class ReplySink {
 public:
     /// The payload of the next reply frame.
-    virtual void on_frame(std::string frame) = 0;
+    virtual void on_frame(Payload frame) = 0;
     /// The exchange has ended by a failure; the last call. Frames that came before it have been given.
     virtual void on_failed(Failure failure) = 0;
 
@@ -73,7 +76,7 @@ public:
 private:
     friend class WorkerClient;
     friend class WorkerConnection;
-    Exchange(std::shared_ptr<WorkerClient> client, const RequestParts& parts, ReplySink& sink);
+    Exchange(std::shared_ptr<WorkerClient> client, RequestParts parts, ReplySink& sink);
 
     void begin();
     void connect();
@@ -137,7 +140,7 @@ public:
     /// is destroyed or has failed; the bytes no longer than until the first reply frame.
     ///
     /// On a kept connection a request that was not taken is sent once more on a new one (`frame.retry.kept`).
-    [[nodiscard]] std::unique_ptr<Exchange> start(const RequestParts& parts, ReplySink& sink);
+    [[nodiscard]] std::unique_ptr<Exchange> start(RequestParts parts, ReplySink& sink);
 
     /// The worker is lost: closes every connection. Exchanges under way fail with `gone`, or `not_taken` where the
     /// request was not wholly written.

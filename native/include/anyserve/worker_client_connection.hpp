@@ -15,6 +15,7 @@
 #include "anyserve/event_loop.hpp"
 #include "anyserve/fd.hpp"
 #include "anyserve/framing.hpp"
+#include "anyserve/payload.hpp"
 #include "anyserve/send_batch.hpp"
 #include "anyserve/worker_client_table.hpp"
 
@@ -41,7 +42,7 @@ public:
     void ready(std::uint32_t events) override;
 
     /// Sends a request frame made of the parts, whose bytes stay until it is written.
-    void begin(const RequestParts& parts, Exchange& exchange);
+    void begin(RequestParts& parts, Exchange& exchange);
     /// Gives the exchange what there is for it, as long as it is not paused.
     void deliver();
     /// The exchange is over: what came beyond its last frame is a violation.
@@ -67,7 +68,10 @@ private:
     void close() noexcept;
     void watch_for(std::uint32_t events);
     void pop_sent(std::size_t size) noexcept;
-    [[nodiscard]] std::string pop_frame();
+    [[nodiscard]] Payload pop_frame();
+    void frame_by_reference(RequestParts& parts);
+    void frame_inline(const RequestParts& parts);
+    [[nodiscard]] std::span<const int> descriptors() const noexcept { return {descriptors_.data(), descriptor_count_}; }
     [[nodiscard]] Progress progress() const noexcept;
     [[nodiscard]] bool writing() const noexcept { return unsent_ < out_.size(); }
     [[nodiscard]] bool read_ahead() const noexcept;
@@ -79,9 +83,11 @@ private:
     bool replied_ = false;           // a byte of a reply has come in this exchange
     bool unread_ = false;            // the socket may hold more than was read
 
-    std::array<char, kFrameHeaderBytes> header_{};
+    std::array<char, kReferenceHeaderBytes> header_{};
     std::array<iovec, 3> out_{};        // the request frame
     std::size_t unsent_ = out_.size();  // the first of `out_` that is not wholly sent
+    std::array<int, 2> descriptors_{};  // that go with its first byte
+    std::size_t descriptor_count_ = 0;  // which has not gone
 
     FrameReader reader_;
     std::vector<std::string> frames_;  // complete, for the exchange; those before `next_frame_` are given

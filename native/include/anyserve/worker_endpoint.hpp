@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -60,12 +61,18 @@ private:
 
 /// A worker at one socket. One that moves gets another.
 struct WorkerEndpoint {
-    WorkerEndpoint(std::string id, std::string socket_path) : worker_id(std::move(id)), path(std::move(socket_path)) {}
+    WorkerEndpoint(std::string id, std::string socket_path)
+        : worker_id(std::move(id)), path(std::move(socket_path)), number(next_number.fetch_add(1)) {}
 
     const std::string worker_id;
     const std::string path;
-    std::atomic<int> violations{0};  ///< of the protocol, in a row
+    const std::uint64_t number;              ///< no other endpoint has or had it; above 0
+    std::atomic<bool> shared_memory{false};  ///< it takes payloads by shared memory
+    std::atomic<int> violations{0};          ///< of the protocol, in a row
     const std::shared_ptr<ConnectionShare> share = std::make_shared<ConnectionShare>();
+
+private:
+    static inline std::atomic<std::uint64_t> next_number{1};
 };
 
 using WorkerEndpointPtr = std::shared_ptr<WorkerEndpoint>;

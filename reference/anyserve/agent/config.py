@@ -56,6 +56,10 @@ class AgentConfig:
 
     max_message_bytes: int = 64 << 20
     """The greatest request or reply, on both sides."""
+    shared_memory_threshold: int = 64 << 10
+    """Payloads from so many bytes on go to and from workers by shared memory, if they take it; 0: none do."""
+    shared_memory_bytes: int = 512 << 20
+    """Memory for such payloads in all; beyond it they go inline."""
     max_concurrent_rpcs: int = 10_000
     """Client calls under way at once, over all connections."""
     max_stream_requests: int = 64
@@ -105,7 +109,8 @@ class AgentConfig:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 1 <= self.io_threads <= MAX_IO_THREADS:
             raise ValueError(f"io_threads must be 1 to {MAX_IO_THREADS}, got {self.io_threads}")
-        if self.queue_size < 0:
-            raise ValueError(f"queue_size must not be negative, got {self.queue_size}")
+        for name in ("queue_size", "shared_memory_threshold", "shared_memory_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.max_message_bytes > (1 << 31) - 1:
             raise ValueError(f"max_message_bytes must be below 2 GiB, as protobuf has it, got {self.max_message_bytes}")

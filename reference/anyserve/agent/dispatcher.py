@@ -144,17 +144,17 @@ class Dispatcher:
     async def _only_reply(self, exchange: Exchange, registration: Registration) -> bytes:
         try:
             reply = await _next_reply(exchange)
-            self._finish(exchange, registration)
+            self._finish(exchange, registration, reply)
             return reply
         finally:
             exchange.leave()
 
-    def _finish(self, exchange: Exchange, registration: Registration) -> None:
+    def _finish(self, exchange: Exchange, registration: Registration, reply: bytes | None = None) -> None:
         try:
             exchange.finish()
         except ProtocolViolation as violation:
             raise _broke_protocol(violation) from violation
-        self._workers.succeeded(registration.worker_id)
+        self._workers.succeeded(registration, reply)
 
     async def _start(self, request: Request) -> tuple[Slot, Exchange, _Measured]:
         """Sends the request to the best match that takes it; each match is tried once (`frame.retry.once`)."""
@@ -181,7 +181,9 @@ class Dispatcher:
         if client is None:
             raise Unreachable("it has gone")
         try:
-            return await client.start(_request_parts(request, registration))
+            return await client.start(
+                _request_parts(request, registration), self._workers.lend(registration, request.payload)
+            )
         except WorkerGone as error:
             raise InferenceError(Code.UNAVAILABLE, f"{error} ({request.target})") from error
         except ProtocolViolation as violation:

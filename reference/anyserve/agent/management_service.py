@@ -98,7 +98,8 @@ class ManagementService:
             raise InferenceError(Code.RESOURCE_EXHAUSTED, str(error)) from error
         except WorkerEnded as error:
             raise InferenceError(Code.FAILED_PRECONDITION, str(error)) from error
-        return pb.RegisterModelResponse(success=True, message="registered")
+        shared = self._workers.takes_shared_memory(request.worker_id)
+        return pb.RegisterModelResponse(success=True, message="registered", shared_memory=shared)
 
     def unregister_model(self, request: pb.UnregisterModelRequest) -> pb.UnregisterModelResponse:
         if not request.worker_id:
@@ -195,6 +196,7 @@ def registration_of(request: pb.RegisterModelRequest) -> Registration:
         inputs=tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in request.inputs),
         outputs=tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in request.outputs),
         platform=request.platform,
+        shared_memory=request.shared_memory,
     )
 
 

@@ -49,6 +49,8 @@ class Registration:
     inputs: tuple[TensorMetadata, ...] = ()
     outputs: tuple[TensorMetadata, ...] = ()
     platform: str = ""
+    shared_memory: bool = False
+    """The worker takes payloads by shared memory."""
 
     @property
     def key(self) -> tuple[str, str, str, str]:

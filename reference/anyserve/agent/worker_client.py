@@ -9,12 +9,15 @@ section 4.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import cast
 
-from anyserve.framing import FrameDecoder, FrameTooLong, encode_header
+from anyserve.agent.shared_memory import Lent
+from anyserve.framing import BadReference, FrameDecoder, FrameTooLong, encode_header, encode_reference
 from anyserve.sockets import untrusted_peer
 
 __all__ = ["Exchange", "NotTaken", "ProtocolViolation", "Unreachable", "WorkerClient", "WorkerGone"]
@@ -63,6 +66,8 @@ class _Connection(asyncio.Protocol):
         self._dropped = False  # the agent gave the worker up
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._lent: Lent | None = None
+        self._sender: socket.socket | None = None  # the same socket: the transport passes no descriptors
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before the first use
 
     # What the event loop calls.
@@ -81,9 +86,11 @@ class _Connection(asyncio.Protocol):
         self._replied = True
         try:
             frames = self._decoder.feed(data)
-        except FrameTooLong as error:
+        except (FrameTooLong, BadReference) as error:
             self._violation(str(error))
             return
+        if frames and self._decoder.placed is not None and self._lent is not None and self._lent.room is not None:
+            frames[0] = self._lent.room.read(self._decoder.placed) + frames[0]
         self._frames.extend(frames)
         self._buffered += sum(map(len, frames))
         if len(self._frames) >= READ_AHEAD_FRAMES or self._buffered >= READ_AHEAD_BYTES:
@@ -98,16 +105,42 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.lost(self)
+        if self._sender is not None:
+            self._sender.close()
         self._fail(self._why_closed(exc))
 
     # What an exchange calls.
 
-    def begin(self, parts: Iterable[bytes]) -> None:
-        """Sends a request frame made of `parts`."""
+    def begin(self, parts: Iterable[bytes], lent: Lent | None) -> None:
+        """Sends a request frame made of `parts`, by reference if there is memory for it."""
         parts = tuple(parts)
         self._busy = True
         self._replied = False
+        self._lent = lent
+        self._decoder.offer_room(lent.room.size if lent is not None and lent.room is not None else 0)
+        if lent is not None and self._sent_by_reference(parts, lent):
+            return
+        self._decoder.offer_room(0)
         self._transport.writelines((encode_header(sum(map(len, parts))), *parts))
+
+    def _sent_by_reference(self, parts: tuple[bytes, ...], lent: Lent) -> bool:
+        """Sends a frame by reference; False if the socket does not take it now: then it goes inline."""
+        inline = b"".join(parts if lent.body is None else parts[1:])
+        body = 0 if lent.body is None else len(parts[0])
+        room = 0 if lent.room is None else lent.room.size
+        frame = encode_reference(len(inline), body, room) + inline
+        try:
+            if self._sender is None:
+                self._sender = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+            # On an idle connection the transport has nothing to write: this cannot overtake anything.
+            for memory in lent.all:
+                memory.lend()
+            sent = socket.send_fds(self._sender, [frame], [memory.descriptor for memory in lent.all])
+        except OSError:
+            return False
+        if sent < len(frame):
+            self._transport.write(frame[sent:])
+        return True
 
     async def receive(self) -> bytes:
         """The next reply frame."""
@@ -192,9 +225,10 @@ class _Connection(asyncio.Protocol):
 class Exchange:
     """One request and its replies. Ends with `finish` after the last reply; in any case with `leave`."""
 
-    def __init__(self, connection: _Connection, first: bytes) -> None:
+    def __init__(self, connection: _Connection, first: bytes, lent: Lent | None) -> None:
         self._connection = connection
         self._first: bytes | None = first
+        self._lent = lent
         self._finished = False
 
     async def next_reply(self) -> bytes:
@@ -216,13 +250,26 @@ class Exchange:
             ProtocolViolation: bytes came after the reply.
         """
         self._finished = True
-        self._connection.end()
+        ended_well = False
+        try:
+            self._connection.end()
+            ended_well = True
+        finally:
+            self._return_memory(ended_well=ended_well)
 
     def leave(self) -> None:
         """Ends an exchange that was not finished by closing the connection, which tells the worker to stop."""
         if not self._finished:
             self._finished = True
             self._connection.abort()
+            self._return_memory(ended_well=False)
+
+    def _return_memory(self, *, ended_well: bool) -> None:
+        if self._lent is not None:
+            self._lent.close(ended_well=ended_well)
+
+
+_NUMBERS = itertools.count(1)
 
 
 class WorkerClient:
@@ -242,6 +289,8 @@ class WorkerClient:
         self, path: str, *, max_frame_bytes: int, connect_timeout: float, on_violation: Callable[[Exception], None]
     ) -> None:
         self.path = path
+        self.number = next(_NUMBERS)
+        """No other has or had it."""
         self.max_frame_bytes = max_frame_bytes
         self.violated = on_violation
         self._connect_timeout = connect_timeout
@@ -255,8 +304,10 @@ class WorkerClient:
         """How many connections are open."""
         return len(self._open)
 
-    async def start(self, parts: tuple[bytes, ...]) -> Exchange:
+    async def start(self, parts: tuple[bytes, ...], lent: Lent | None = None) -> Exchange:
         """Sends a request frame made of `parts` and waits for the first reply frame.
+
+        `lent` has the first part's bytes in shared memory, or room for the reply; from now on it is ours to close.
 
         Raises:
             Unreachable: no connection could be made.
@@ -264,19 +315,25 @@ class WorkerClient:
             WorkerGone: the worker took the frame and closed without a reply.
             ProtocolViolation: the worker broke the framing.
         """
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.closed:
-                try:
-                    return await self._start_on(connection, parts)
-                except NotTaken:
-                    break  # the worker may close a kept connection at any time: once more on a new one
-        return await self._start_on(await self._connect(), parts)
-
-    async def _start_on(self, connection: _Connection, parts: tuple[bytes, ...]) -> Exchange:
         try:
-            connection.begin(parts)
-            return Exchange(connection, await connection.receive())
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.closed:
+                    try:
+                        return await self._start_on(connection, parts, lent)
+                    except NotTaken:
+                        lent = lent.without_room() if lent is not None else None
+                        break  # the worker may close a kept connection at any time: once more on a new one
+            return await self._start_on(await self._connect(), parts, lent)
+        except BaseException:
+            if lent is not None:
+                lent.close(ended_well=False)
+            raise
+
+    async def _start_on(self, connection: _Connection, parts: tuple[bytes, ...], lent: Lent | None) -> Exchange:
+        try:
+            connection.begin(parts, lent)
+            return Exchange(connection, await connection.receive(), lent)
         except BaseException:
             connection.abort()
             raise

@@ -16,6 +16,7 @@ from anyserve.agent.config import AgentConfig
 from anyserve.agent.events import EventLog, EventType
 from anyserve.agent.queues import Admission
 from anyserve.agent.registry import Registration, Registry, Target
+from anyserve.agent.shared_memory import Lent, SharedMemoryPool
 from anyserve.agent.worker_client import Unreachable, WorkerClient
 
 __all__ = ["KnownWorker", "WorkerEnded", "Workers"]
@@ -42,6 +43,10 @@ class KnownWorker:
     """Loop time; None: it never sent one."""
     violations: int = 0
     """Protocol violations in a row."""
+    shared_memory: bool = False
+    """It takes payloads by shared memory."""
+    last_replies: dict[tuple[str, str, str, str], int] = field(default_factory=dict)
+    """Registration's key -> bytes of its last unary reply; of those that take shared memory."""
 
 
 @dataclass(slots=True)
@@ -60,6 +65,7 @@ class Workers:
         self._registry = registry
         self._admission = admission
         self._events = events
+        self._memory = SharedMemoryPool(config.shared_memory_threshold, config.shared_memory_bytes)
         self._known: dict[str, KnownWorker] = {}
         self._launched = _Launched()
         self._launched.all_there.set()
@@ -102,6 +108,21 @@ class Workers:
         known = self._known.get(worker_id)
         return known.client if known else None
 
+    def takes_shared_memory(self, worker_id: str) -> bool:
+        """Whether a worker and this agent have agreed on payloads by shared memory."""
+        known = self._known.get(worker_id)
+        return known is not None and known.shared_memory
+
+    def lend(self, registration: Registration, payload: bytes) -> Lent | None:
+        """Memory for an exchange: of a large request, and for the reply if the last was large; None: it needs none."""
+        known = self._known.get(registration.worker_id)
+        if known is None or not known.shared_memory:
+            return None
+        last = known.last_replies.get(registration.key, 0)
+        room = self._memory.room(known.client.number, last) if self._memory.is_large(last) else None
+        body = self._memory.body(payload)
+        return Lent(self._memory, body, room) if body or room else None
+
     def register(self, registration: Registration) -> None:
         """Adds or replaces a registration.
 
@@ -117,7 +138,10 @@ class Workers:
             known.client.retire()  # it has moved; exchanges under way end on the old connections
             known.client = self._new_client(registration)
         if known is None:
-            self._known[registration.worker_id] = KnownWorker(registration.worker_id, self._new_client(registration))
+            known = KnownWorker(registration.worker_id, self._new_client(registration))
+            self._known[registration.worker_id] = known
+        known.shared_memory = registration.shared_memory and self._memory.usable
+        known.last_replies.pop(registration.key, None)
         self._changed(registration.worker_id)
         self._events.publish(EventType.MODEL_REGISTERED, worker_id=registration.worker_id, registration=registration)
         log.info(
@@ -191,11 +215,14 @@ class Workers:
         if known is not None and known.last_heartbeat is None and error.refused:
             self.drop(worker_id, f"refuses connections: {error}")
 
-    def succeeded(self, worker_id: str) -> None:
-        """An exchange went by the rules: violations are no longer in a row."""
-        known = self._known.get(worker_id)
-        if known is not None:
-            known.violations = 0
+    def succeeded(self, registration: Registration, reply: bytes | None = None) -> None:
+        """An exchange went by the rules, and maybe had one reply: violations are no longer in a row."""
+        known = self._known.get(registration.worker_id)
+        if known is None:
+            return
+        known.violations = 0
+        if known.shared_memory and reply is not None:
+            known.last_replies[registration.key] = len(reply)
 
     def sweep(self, now: float) -> None:
         """Drops the workers whose heartbeats have stopped."""
@@ -207,6 +234,7 @@ class Workers:
         """Closes the connections to all workers."""
         for known in self._known.values():
             known.client.close()
+        self._memory.close()
 
     def _violated(self, worker_id: str, violation: Exception) -> None:
         known = self._known.get(worker_id)
