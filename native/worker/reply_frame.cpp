@@ -24,10 +24,8 @@ void ReplyFrame::append_view(std::string_view bytes) {
 
 ReplyFrame ReplyFrame::by_reference(std::size_t bytes) {
     ReplyFrame frame;
-    frame.own_.assign(kHeaderBytes, '\xff');
-    frame.own_.append(kHeaderBytes, '\0');  // no bytes inline
-    for (int shift = 56; shift >= 0; shift -= 8) frame.own_ += static_cast<char>(bytes >> shift);
-    frame.own_.append(sizeof(std::uint64_t), '\0');
+    const auto header = reference_header(0, bytes, 0);
+    frame.own_.assign(header.data(), header.size());
     frame.sealed_ = true;
     return frame;
 }

@@ -7,9 +7,6 @@
 namespace anyserve {
 namespace {
 
-/// The length that says: by reference.
-constexpr std::uint32_t kByReference = 0xffff'ffff;
-
 std::uint64_t number(std::span<const unsigned char> bytes) noexcept {
     std::uint64_t value = 0;
     for (const unsigned char byte : bytes) value = value << 8 | byte;
@@ -37,7 +34,7 @@ bool RequestReader::take_head(std::string_view& bytes, bool by_reference, std::v
         return static_cast<std::uint32_t>(number(std::span(head_).first(kFrameHeaderBytes)));
     };
     const bool referring = head_size_ >= kFrameHeaderBytes;  // else it would not be here any more
-    const std::size_t wanted = referring ? kReferenceBytes : kFrameHeaderBytes;
+    const std::size_t wanted = referring ? kReferenceHeaderBytes : kFrameHeaderBytes;
     const std::size_t size = std::min(wanted - head_size_, bytes.size());
     std::memcpy(head_.data() + head_size_, bytes.data(), size);
     head_size_ += size;

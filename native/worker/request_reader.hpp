@@ -37,15 +37,13 @@ public:
     [[nodiscard]] std::uint64_t refused_length() const noexcept { return refused_; }
 
 private:
-    static constexpr std::size_t kReferenceBytes = 24;  // of a head by reference
-
     [[nodiscard]] bool take_head(std::string_view& bytes, bool by_reference, std::vector<RequestFrame>& frames);
     [[nodiscard]] bool begin(std::uint32_t length, std::vector<RequestFrame>& frames);
     void take_payload(std::size_t in_room, std::string_view& behind, std::vector<RequestFrame>& frames);
 
     std::size_t limit_;
     FrameReader reader_;
-    std::array<unsigned char, kReferenceBytes> head_{};
+    std::array<unsigned char, kReferenceHeaderBytes> head_{};
     std::size_t head_size_ = 0;
     RequestFrame frame_;
     bool in_payload_ = false;
