@@ -38,6 +38,7 @@ DEFAULTS: Mapping[str, Any] = {
     "max-watchers": 64,
     "max-workers": 1_024,
     "queue-size": 1_024,
+    "shared-memory-threshold": 65_536,
 }
 """The options of an agent that cases care for, as the specification's tables of limits have them."""
 

@@ -10,6 +10,7 @@ Three ways to use one:
 from __future__ import annotations
 
 import fcntl
+import os
 import queue
 import select
 import socket
@@ -31,6 +32,7 @@ from anyserve_conformance.wire import decoded, frame, raw_bytes
 __all__ = ["Connection", "Exchange", "ScriptedWorker"]
 
 CHUNK = 1 << 18
+MOST_DESCRIPTORS = 16
 Answer = Callable[[bytes], bytes | Message]
 """Request payload to reply payload."""
 
@@ -45,6 +47,8 @@ class Connection:
         self.patience = patience
         self.received = bytearray()
         """Every byte that was read."""
+        self.descriptors: list[int] = []
+        """Those that came with them, and that nobody has taken."""
         self.ended = threading.Event()
         """The other side was seen to close: end of stream, or a reset."""
         sock.settimeout(patience())
@@ -57,7 +61,7 @@ class Connection:
         """
         self.socket.settimeout(self.patience(within))
         try:
-            data = self.socket.recv(size)
+            data, descriptors, _, _ = socket.recv_fds(self.socket, size, MOST_DESCRIPTORS)
         except TimeoutError:
             raise AssertionError(f"nothing came on the connection within {self.patience(within):g} s") from None
         except (ConnectionResetError, BrokenPipeError):
@@ -65,6 +69,7 @@ class Connection:
             self.ended.set()
             return b""
         self.received += data
+        self.descriptors += descriptors
         if not data and not self.ended.is_set():
             self.transcript.note(self.who, "saw its connection closed")
             self.ended.set()
@@ -191,6 +196,8 @@ class Connection:
         if self.socket.fileno() >= 0:
             self.transcript.note(self.who, "closes its connection")
             self.socket.close()
+        while self.descriptors:
+            os.close(self.descriptors.pop())
 
 
 class Exchange:

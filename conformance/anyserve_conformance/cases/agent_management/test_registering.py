@@ -265,6 +265,29 @@ ODD_TENSORS: tuple[dict[str, Any], ...] = (
 )
 
 
+@requirement("manage.register.shared-memory")
+@pytest.mark.parametrize("asked", [False, True])
+def test_shared_memory_is_answered(agent: Agent, asked: bool) -> None:
+    """Whoever asks for shared memory is told whether it is agreed; whoever does not ask is answered false."""
+    name = agent.name("m")
+    worker = agent.listener(answer=answers("it"))
+    request = agent.management.registration(worker, name, shared_memory=asked)
+    answer = agent.management.call("RegisterModel", request).message
+    assert answer.success, f"RegisterModel was answered with success = false: {answer.message}"
+    assert asked or not answer.shared_memory, "shared memory was agreed with a worker that did not ask for it"
+    goes_to(agent, name, "it")
+
+
+@requirement("manage.register.shared-memory", needs={"shared-memory-threshold": 0})
+def test_shared_memory_that_is_turned_off(agent: Agent) -> None:
+    """An agent that sends no payloads by shared memory answers false."""
+    worker = agent.listener()
+    request = agent.management.registration(worker, agent.name("m"), shared_memory=True)
+    answer = agent.management.call("RegisterModel", request).message
+    assert answer.success, f"RegisterModel was answered with success = false: {answer.message}"
+    assert not answer.shared_memory, "shared memory was agreed by an agent in which it is turned off"
+
+
 @requirement("manage.register.tensors")
 def test_told_in_model_metadata(agent: Agent) -> None:
     """ModelMetadata has inputs, outputs and platform as registered, also names and types that make no sense."""
