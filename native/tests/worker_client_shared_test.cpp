@@ -72,6 +72,7 @@ public:
     void on_frame(Payload given) override {
         frame = std::move(given);
         loop_.stop();
+        if (act) act();
     }
     void on_failed(Failure given) override {
         failure = std::move(given);
@@ -80,6 +81,7 @@ public:
     [[nodiscard]] bool ended() const { return frame || failure; }
     std::optional<Payload> frame;
     std::optional<Failure> failure;
+    std::function<void()> act;  // at the frame
 
 private:
     EventLoop& loop_;
@@ -105,8 +107,8 @@ protected:
             peer.drain();
         });
         const auto exchange = client->start({"request", "", nullptr, pool->room(1, kLarge)}, sink);
+        sink.act = [&] { finished = exchange->finish(); };
         EXPECT_TRUE(driver.until([&] { return sink.ended(); }));
-        if (sink.frame) finished = exchange->finish();
         client->close();
     }
 

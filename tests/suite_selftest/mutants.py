@@ -208,6 +208,79 @@ _FRAMES = [
     ),
 ]  # fmt: skip
 
+_SHARED_MEMORY = [
+    Mutant(
+        "shared-memory-answered-unasked", "manage.register.shared-memory", "agent.workers",
+        "known.shared_memory = registration.shared_memory and self._memory.usable", "known.shared_memory = True",
+    ),
+    Mutant(
+        "shared-with-whoever", "frame.shared.agreed", "agent.workers",
+        "if known is None or not known.shared_memory:\n            return None", "if known is None:\n            return None",
+    ),
+    Mutant(
+        "body-and-room-swapped", "frame.shared.request", "agent.worker_client",
+        "frame = encode_reference(len(inline), body, room) + inline",
+        "frame = encode_reference(len(inline), room, body) + inline",
+    ),
+    Mutant(
+        "descriptors-behind-the-header", "frame.shared.descriptors", "agent.worker_client",
+        "sent = socket.send_fds(self._sender, [frame], ",
+        "self._sender.send(frame[:4])\n            sent = 4 + socket.send_fds(self._sender, [frame[4:]], ",
+    ),
+    Mutant(
+        "more-told-than-there-is", "frame.shared.size", "agent.worker_client",
+        "body = 0 if lent.body is None else len(parts[0])", "body = 0 if lent.body is None else lent.body.size + 1",
+    ),
+    Mutant(
+        "body-not-sealed", "frame.shared.body-seals", "agent.shared_memory",
+        "                seals |= SEAL_FUTURE_WRITE\n", "",
+    ),
+    Mutant(
+        "room-not-sealed", "frame.shared.room-seals", "agent.shared_memory",
+        "seals = SEAL_SHRINK | SEAL_GROW | SEAL_SEAL\n", "seals = SEAL_SEAL if worker else SEAL_SHRINK | SEAL_GROW | SEAL_SEAL\n",
+    ),
+    Mutant(
+        "room-for-streams", "frame.shared.room-unary", "agent.workers",
+        "last = known.last_replies.get(registration.key, 0)", "last = 1 << 20",
+    ),
+    Mutant(
+        "rooms-of-all", "frame.shared.room-own", "agent.workers",
+        "self._memory.room(known.client.number, last)", "self._memory.room(1, last)",
+    ),
+    Mutant(
+        "memory-used-again-after-all", "frame.shared.body-free", "agent.shared_memory",
+        "            if ended_well:\n                memory.give_back()\n", "            memory.give_back()\n",
+    ),
+    Mutant(
+        "room-used-again-after-all", "frame.shared.room-free", "agent.shared_memory",
+        "            if ended_well:\n                memory.give_back()\n", "            memory.give_back()\n",
+    ),
+    Mutant(
+        "inline-bytes-first", "frame.shared.payload", "agent.worker_client",
+        "frames[0] = self._lent.room.read(self._decoder.placed) + frames[0]",
+        "frames[0] = frames[0] + self._lent.room.read(self._decoder.placed)",
+    ),
+    Mutant(
+        "reference-without-a-room", "frame.shared.unoffered", "framing",
+        "if header == BY_REFERENCE and self._offered:", "if header == BY_REFERENCE:",
+    ),
+    Mutant(
+        "room-size-not-checked", "frame.shared.beyond", "framing",
+        "if placed > self._offered or placed + inline > self._limit or last:",
+        "if placed + inline > self._limit or last:",
+    ),
+    Mutant(
+        "third-number-ignored", "frame.shared.beyond", "framing",
+        "if placed > self._offered or placed + inline > self._limit or last:",
+        "if placed > self._offered or placed + inline > self._limit:",
+    ),
+    Mutant(
+        "reference-above-the-limit", "frame.shared.beyond", "framing",
+        "if placed > self._offered or placed + inline > self._limit or last:",
+        "if placed > self._offered or placed > self._limit or last:",
+    ),
+]
+
 _ROUTES = [
     Mutant(
         "capability-keys-not-checked", "route.capability.keys", "capability",
@@ -611,5 +684,5 @@ _WORKERS = [
     ),
 ]  # fmt: skip
 
-MUTANTS = {m.name: m for m in (*_FRAMES, *_ROUTES, *_QUEUES, *_MANAGEMENT, *_SERVING, *_STREAMS, *_WORKERS)}
+MUTANTS = {m.name: m for m in (*_FRAMES, *_SHARED_MEMORY, *_ROUTES, *_QUEUES, *_MANAGEMENT, *_SERVING, *_STREAMS, *_WORKERS)}
 """All of them by name."""

@@ -89,7 +89,7 @@ class Sharing:
 
     def last(self) -> SharedRequest:
         """The last request, which must have a body."""
-        if not self.requests[-1].body_size:
+        if not self.requests[-1].by_reference:
             not_applicable("the agent sends a large request inline")
         return self.requests[-1]
 
@@ -301,12 +301,13 @@ def test_reply_in_a_room(share: Share, inline: int) -> None:
 
 
 @requirement("frame.shared.unoffered")
-def test_reply_without_a_room(share: Share) -> None:
+@pytest.mark.parametrize("size", [0, 1])
+def test_reply_without_a_room(share: Share, size: int) -> None:
     """A reply by reference to a request that offered no room is a violation."""
     sharing = share()
     call = sharing.start(random())
     connection, _ = sharing.take()
-    connection.send(encode(1))
+    connection.send(encode(size, 0, b"" if size else wire.field(3, "inline")))
     call.answer().expect(StatusCode.INTERNAL)
     connection.expect_end()
 
@@ -343,6 +344,7 @@ def test_reply_above_the_limit(share: Share) -> None:
         not_applicable("the agent offers no room to a request whose last reply was large")
     connection.send(encode(min(request.room_size, LARGE), 0, b"x"))
     call.answer().expect(StatusCode.INTERNAL)
+    connection.expect_end()
 
 
 @requirement("frame.shared.broken")
