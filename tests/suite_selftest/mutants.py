@@ -620,7 +620,7 @@ _WORKERS = [
     ),
     Mutant(
         "worker-never-registers-again", "lifecycle.worker.again", "worker.registration",
-        "        if not reply.healthy and healthy:\n            return await self._beat(healthy=False)", "        if not reply.healthy and healthy:\n            return True", "worker",
+        "        if not known and healthy:\n            return await self._beat(healthy=False)", "        if not known and healthy:\n            return True", "worker",
     ),
     Mutant(
         "worker-just-goes", "lifecycle.worker.leave", "worker.registration",
