@@ -628,7 +628,7 @@ _WORKERS = [
     ),
     Mutant(
         "worker-takes-no-for-yes", "manage.register.refused", "worker.registration",
-        "                if not answer.success:", "                if False:", "worker",
+        "            if not answer.success:", "            if False:", "worker",
     ),
     Mutant(
         "worker-drops-requests-under-way", "lifecycle.worker.drain", "worker.server",
