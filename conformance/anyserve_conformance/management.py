@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -117,9 +117,9 @@ class Management(Client):
         request = proto.UnregisterModelRequest(model_name=name, model_version=version, worker_id=worker_id)
         return bool(self.call("UnregisterModel", request).message.success)
 
-    def heartbeat(self, worker_id: str, *names: str) -> bool:
-        """Heartbeat; whether the agent knows the worker."""
-        request = proto.HeartbeatRequest(worker_id=worker_id, model_names=names)
+    def heartbeat(self, worker_id: str, *names: str, batches: Iterable[Any] = ()) -> bool:
+        """Heartbeat, with `BatchStatistics` if there are any; whether the agent knows the worker."""
+        request = proto.HeartbeatRequest(worker_id=worker_id, model_names=names, batches=batches)
         return bool(self.call("Heartbeat", request).message.healthy)
 
     def beat(self, worker_id: str, *, every: float) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -171,7 +172,23 @@ ManagementService::Answer ManagementService::unregister_model(const messages::Un
 
 ManagementService::Answer ManagementService::heartbeat(const messages::HeartbeatRequest& request) {
     const std::lock_guard lock(state_.mutex);
-    return write_message(messages::HeartbeatResponse{state_.workers.heartbeat(request.worker_id)});
+    const bool healthy = state_.workers.heartbeat(request.worker_id);
+    if (healthy && !request.batches.empty()) count(request);
+    return write_message(messages::HeartbeatResponse{healthy});
+}
+
+/// Counts the batches of a worker, as far as it has registered what they are of.
+void ManagementService::count(const messages::HeartbeatRequest& request) {
+    std::map<std::pair<std::string_view, std::string_view>, RegistrationPtr> registered;
+    for (RegistrationPtr& each : state_.registry.of_worker(request.worker_id)) {
+        const std::pair listed(each->listed_name(), each->listed_version());
+        registered.try_emplace(listed, std::move(each));
+    }
+    for (const messages::BatchStatistics& told : request.batches) {
+        const auto found = registered.find({told.model_name, told.model_version});
+        if (found == registered.end() || told.batch_size == 0 || told.count == 0) continue;
+        state_.statistics.batched(*found->second, {told.batch_size, told.count, told.compute_ns});
+    }
 }
 
 ManagementService::Answer ManagementService::unregister_worker(const messages::UnregisterWorkerRequest& request) {

@@ -67,12 +67,16 @@ std::vector<Tensor> configured(const std::vector<TensorMetadata>& registered) {
 messages::StatisticDuration duration(const Count& count) noexcept { return {count.count, count.ns}; }
 
 messages::ModelStatistics model_statistics(std::string_view name, std::string_view version, const ModelCounts& counts) {
-    return {name,
-            version,
-            counts.last_inference_ms,
-            counts.success.count,
-            counts.success.count,
-            {duration(counts.success), duration(counts.fail), duration(counts.queue), duration(counts.compute)}};
+    messages::ModelStatistics shown{
+        name,
+        version,
+        counts.last_inference_ms,
+        counts.success.count,
+        counts.calls.count > 0 ? counts.calls.count : counts.success.count,
+        {duration(counts.success), duration(counts.fail), duration(counts.queue), duration(counts.compute)},
+        {}};
+    for (const auto& [size, count] : counts.batches) shown.batch_stats.push_back({size, duration(count)});
+    return shown;
 }
 
 }  // namespace

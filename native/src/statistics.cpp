@@ -1,6 +1,21 @@
 #include "anyserve/statistics.hpp"
 
+#include <limits>
+
 namespace anyserve {
+namespace {
+
+std::uint64_t sum(std::uint64_t a, std::uint64_t b) noexcept {
+    constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+    return a > most - b ? most : a + b;
+}
+
+}  // namespace
+
+void Count::add_told(std::uint64_t more, std::uint64_t taken_ns) noexcept {
+    count = sum(count, more);
+    ns = sum(ns, taken_ns);
+}
 
 ModelCounts Statistics::of(std::string_view model_name, std::string_view model_version) const {
     const auto found = models_.find(Name(model_name, model_version));
@@ -13,6 +28,14 @@ void Statistics::exchanged(const Registration& registration, const Exchanged& ex
     model.last_inference_ms = exchange.ended_ms;
     if (exchange.succeeded) model.compute.add(exchange.compute_ns);
     (exchange.succeeded ? model.success : model.fail).add(exchange.queue_ns + exchange.compute_ns);
+}
+
+void Statistics::batched(const Registration& registration, const Batched& calls) {
+    ModelCounts& model = counts(registration);
+    model.calls.add_told(calls.count, calls.compute_ns);
+    if (model.batches.size() < kMaxBatchSizes || model.batches.contains(calls.size)) {
+        model.batches[calls.size].add_told(calls.count, calls.compute_ns);
+    }
 }
 
 void Statistics::rejected(const Registration& registration) { ++counts(registration).rejected; }

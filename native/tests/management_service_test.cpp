@@ -37,7 +37,7 @@ protected:
         return calls.start(path("WatchEvents"), write_message(messages::WatchEventsRequest{existing}));
     }
     bool healthy(std::string_view worker) {
-        return calls.call_with(path("Heartbeat"), messages::HeartbeatRequest{worker, {}}).reply() == "\x08\x01";
+        return calls.call_with(path("Heartbeat"), messages::HeartbeatRequest{worker, {}, {}}).reply() == "\x08\x01";
     }
 
     AgentConfig config = [] {
@@ -162,6 +162,28 @@ TEST_F(ManagementServiceTest, Unregisters) {
     EXPECT_TRUE(success(calls.call_with(path("UnregisterWorker"), UnregisterWorkerRequest{"a"})));
     EXPECT_FALSE(success(calls.call_with(path("UnregisterWorker"), UnregisterWorkerRequest{"a"})));
     EXPECT_FALSE(healthy("a"));
+}
+
+TEST_F(ManagementServiceTest, CountsTheBatchesOfAHeartbeat) {
+    auto unnamed = request("w", "");
+    unnamed.capability = {{"model", "n"}, {"version", "2"}};
+    add(request("w", "m"));
+    add(unnamed);
+    add(request("other", "o"));
+    const auto tell = [&](std::string_view worker, std::vector<messages::BatchStatistics> batches) {
+        return calls.call_with(path("Heartbeat"), messages::HeartbeatRequest{worker, {}, std::move(batches)}).reply();
+    };
+    const auto told = [&](std::string_view name, std::string_view version) {
+        return state->statistics.of(name, version).calls;
+    };
+    EXPECT_EQ(tell("stranger", {{"m", "", 4, 1, 10}}), "");
+    EXPECT_EQ(told("m", "").count, 0u);
+    EXPECT_EQ(tell("w", {{"m", "", 4, 1, 10}, {"n", "2", 8, 2, 30}, {"m", "", 4, 1, 5}}), "\x08\x01");
+    EXPECT_EQ(tell("w", {{"m", "", 0, 1, 1}, {"m", "", 4, 0, 1}, {"m", "1", 4, 1, 1}, {"o", "", 4, 1, 1}}), "\x08\x01");
+    EXPECT_EQ(told("m", "").count, 2u);
+    EXPECT_EQ(told("m", "").ns, 15u);
+    EXPECT_EQ(told("n", "2").count, 2u);
+    EXPECT_EQ(told("o", "").count, 0u);
 }
 
 TEST_F(ManagementServiceTest, ListsWorkers) {

@@ -156,9 +156,14 @@ TEST_F(ModelCallsTest, CountWhatWasServed) {
     };
     EXPECT_EQ(names("", ""), (std::vector<std::string>{"l ", "m 1", "m 2"}));
     EXPECT_EQ(names("m", ""), (std::vector<std::string>{"m 1", "m 2"}));
-    EXPECT_EQ(
-        ask("ModelStatistics", "m", "1").reply(),
-        write_message(messages::ModelStatisticsResponse{{{"m", "1", 2000, 1, 1, {{1, 12}, {1, 3}, {2, 6}, {1, 7}}}}}));
+    EXPECT_EQ(ask("ModelStatistics", "m", "1").reply(),
+              write_message(
+                  messages::ModelStatisticsResponse{{{"m", "1", 2000, 1, 1, {{1, 12}, {1, 3}, {2, 6}, {1, 7}}, {}}}}));
+    statistics.batched(*one, {.size = 8, .count = 1, .compute_ns = 20});
+    statistics.batched(*one, {.size = 2, .count = 4, .compute_ns = 10});
+    EXPECT_EQ(ask("ModelStatistics", "m", "1").reply(),
+              write_message(messages::ModelStatisticsResponse{
+                  {{"m", "1", 2000, 1, 5, {{1, 12}, {1, 3}, {2, 6}, {1, 7}}, {{2, {4, 10}}, {8, {1, 20}}}}}}));
 }
 
 TEST_F(ModelCallsTest, ListEachModelOnce) {

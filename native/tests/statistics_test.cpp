@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "registry_vectors.hpp"
 
 namespace anyserve {
@@ -35,6 +37,34 @@ TEST(Statistics, CountsByListedName) {
     const auto unnamed = vectors::registration({{"worker", "w"}, {"capability", {{"model", "m"}, {"version", "3"}}}});
     statistics.rejected(*unnamed);
     EXPECT_EQ(statistics.of("m", "3").rejected, 1U);
+}
+
+TEST(Statistics, SumsWhatWorkersTellByTheSizeOfTheBatch) {
+    Statistics statistics(10);
+    statistics.batched(*model("m"), {.size = 8, .count = 2, .compute_ns = 10});
+    statistics.batched(*model("m"), {.size = 1, .count = 1, .compute_ns = 3});
+    statistics.batched(*model("m"), {.size = 8, .count = 1, .compute_ns = 4});
+    const ModelCounts counts = statistics.of("m", "");
+    EXPECT_EQ(counts.calls.count, 4U);
+    EXPECT_EQ(counts.calls.ns, 17U);
+    ASSERT_EQ(counts.batches.size(), 2U);
+    EXPECT_EQ(counts.batches.at(8).count, 3U);
+    EXPECT_EQ(counts.batches.at(8).ns, 14U);
+    EXPECT_EQ(counts.success.count, 0U);
+}
+
+TEST(Statistics, KeepsTheFirstSizesAndGreatestSums) {
+    Statistics statistics(10);
+    constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+    for (std::uint64_t size = 1; size <= kMaxBatchSizes + 2; ++size) {
+        statistics.batched(*model("m"), {.size = size, .count = 1, .compute_ns = 1});
+    }
+    EXPECT_EQ(statistics.of("m", "").batches.size(), kMaxBatchSizes);
+    EXPECT_EQ(statistics.of("m", "").batches.rbegin()->first, kMaxBatchSizes);
+    EXPECT_EQ(statistics.of("m", "").calls.count, kMaxBatchSizes + 2);
+    statistics.batched(*model("m"), {.size = 1, .count = most, .compute_ns = most});
+    EXPECT_EQ(statistics.of("m", "").batches.at(1).count, most);
+    EXPECT_EQ(statistics.of("m", "").calls.ns, most);
 }
 
 TEST(Statistics, ForgetsTheOneFirstCounted) {

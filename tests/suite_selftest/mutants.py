@@ -413,6 +413,19 @@ _MANAGEMENT = [
         "        self.expect_no_more((worker_id,))\n        return True\n", "        self.expect_no_more((worker_id,))\n        return False\n",
     ),
     Mutant(
+        "batches-before-the-registration", "manage.heartbeat.batches-counted", "agent.management_service",
+        "        if healthy and request.batches:\n            self._count(",
+        "        if not healthy and request.batches:\n            self._count(",
+    ),
+    Mutant(
+        "batches-of-others", "manage.heartbeat.batches-ignored", "agent.management_service",
+        "for r in self._registry.of_worker(worker_id)}", "for r in self._registry}",
+    ),
+    Mutant(
+        "batches-of-size-0", "manage.heartbeat.batches-ignored", "agent.management_service",
+        "registration is not None and told.batch_size and told.count:", "registration is not None:",
+    ),
+    Mutant(
         "unregister-removes-every-replica", "manage.unregister.model", "agent.registry",
         "            r for r in self.of_worker(worker_id) if (r.model_name", "            r for r in self if (r.model_name",
     ),
@@ -551,6 +564,26 @@ _SERVING = [
         "            counts.fail.add(queue_ns + compute_ns)", "            counts.success.add(queue_ns + compute_ns)",
     ),
     Mutant(
+        "batches-not-summed", "serving.statistics.batches", "agent.statistics",
+        "counts.batches.setdefault(size, Count()).add_told(", "counts.batches.setdefault(size, Count()).__init__(",
+    ),
+    Mutant(
+        "sizes-as-they-came", "serving.statistics.batches", "agent.model_info",
+        "in sorted(counts.batches.items())", "in counts.batches.items()",
+    ),
+    Mutant(
+        "executions-are-requests", "serving.statistics.executions", "agent.model_info",
+        "counts.calls.count or counts.success.count", "counts.success.count",
+    ),
+    Mutant(
+        "sizes-without-limit", "serving.statistics.sizes", "agent.statistics",
+        "len(counts.batches) < MAX_SIZES", "len(counts.batches) >= 0",
+    ),
+    Mutant(
+        "sums-begin-anew", "serving.statistics.sums", "agent.statistics",
+        "self.ns = min(MOST, self.ns + ns)", "self.ns = (self.ns + ns) % (MOST + 1)",
+    ),
+    Mutant(
         "load-names-the-repository", "serving.repository.name", "agent.kserve_service",
         "        name = request.model_name or request.repository_name  # Triton's form",
         "        name = request.repository_name or request.model_name  # Triton's form",
@@ -660,7 +693,7 @@ _WORKERS = [
     ),
     Mutant(
         "worker-never-registers-again", "lifecycle.worker.again", "worker.registration",
-        "        if not reply.healthy and healthy:\n            return await self._beat(healthy=False)", "        if not reply.healthy and healthy:\n            return True", "worker",
+        "        if not known and healthy:\n            return await self._beat(healthy=False)", "        if not known and healthy:\n            return True", "worker",
     ),
     Mutant(
         "worker-just-goes", "lifecycle.worker.leave", "worker.registration",
@@ -668,7 +701,7 @@ _WORKERS = [
     ),
     Mutant(
         "worker-takes-no-for-yes", "manage.register.refused", "worker.registration",
-        "                if not answer.success:", "                if False:", "worker",
+        "            if not answer.success:", "            if False:", "worker",
     ),
     Mutant(
         "worker-drops-requests-under-way", "lifecycle.worker.drain", "worker.server",

@@ -136,6 +136,15 @@ def test_one_batch_at_once() -> None:
     assert starts(batches, 1.0) == ["efgh"]
 
 
+def test_the_rest_of_a_full_batch_waits_for_more_again() -> None:
+    batches = queue()
+    submit(batches, "abcdef")
+    assert starts(batches) == ["abcd"]
+    batches.ended(4, 1.0)
+    assert starts(batches, 1.0) == []
+    assert starts(batches, 1.0 + WAIT) == ["ef"]
+
+
 def test_as_many_at_once_as_are_allowed() -> None:
     batches = queue(Batch(max_size=2, concurrency=3))
     submit(batches, "abcdefgh")

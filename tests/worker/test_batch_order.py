@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from anyserve import ModelInferResponse
+from anyserve._proto import worker_management_pb2 as pb
 from anyserve.worker.loops import available_worker_io
 from support.command import FACTS
+from support.processes import eventually
 from support.scripted_agent import Frames, ScriptedWorker, failure, request, scripted
 
 APP = (
@@ -75,6 +77,53 @@ def test_requests_keep_the_order_in_which_they_came(worker: ScriptedWorker) -> N
     control.ask(request("open-gate", again=[True]))
     batches = [numbers(connection) for connection in connections]
     assert batches == [[0], *[[1, 2, 3, 4]] * 4, *[[5, 6, 7, 8]] * 4, [9]]
+
+
+def told(worker: ScriptedWorker, since: int = 0) -> dict[tuple[str, int], int]:
+    """Calls of which heartbeats have told, by model and size."""
+    counts: dict[tuple[str, int], int] = {}
+    for name, heartbeat in worker.agent.calls[since:]:
+        for batch in heartbeat.batches if name == "Heartbeat" else ():
+            assert batch.compute_ns > 0
+            key = (batch.model_name, batch.batch_size)
+            counts[key] = counts.get(key, 0) + batch.count
+    return counts
+
+
+def run_batches(worker: ScriptedWorker) -> None:
+    """Batches of 1, 4 and 2 requests."""
+    control = worker.connect()
+    connections = [send(worker, "held", 0)]
+    begun(control)
+    for n in range(1, 7):
+        connections.append(send(worker, "held", n))
+        control.ask(request("open-gate", again=[False]))
+    control.ask(request("open-gate", again=[True]))
+    assert [len(numbers(connection)) for connection in connections] == [1, 4, 4, 4, 4, 2, 2]
+
+
+BATCHES = {("held", 1): 1, ("held", 4): 1, ("held", 2): 1}
+
+
+def test_heartbeats_tell_of_the_batches_once(worker: ScriptedWorker) -> None:
+    run_batches(worker)
+    eventually(lambda: told(worker) == BATCHES, "all batches are told")
+    heartbeats = sum(name == "Heartbeat" for name, _ in worker.agent.calls)
+    worker.agent.called("Heartbeat", count=heartbeats + 3)
+    assert told(worker) == BATCHES
+
+
+def test_what_an_agent_has_not_taken_is_told_again(worker: ScriptedWorker) -> None:
+    worker.agent.called("Heartbeat")
+    worker.agent.answers["Heartbeat"] = lambda _: pb.HeartbeatResponse(healthy=False)
+    run_batches(worker)
+    eventually(lambda: told(worker).keys() == BATCHES.keys(), "all batches are told")
+    before = len(worker.agent.calls)
+    worker.agent.answers["Heartbeat"] = lambda _: pb.HeartbeatResponse(healthy=True)
+    heartbeats = sum(name == "Heartbeat" for name, _ in worker.agent.calls)
+    worker.agent.called("Heartbeat", count=heartbeats + 4)
+    assert all(count in (1, 2) for count in told(worker, before).values())  # one may have been on its way
+    assert told(worker, before).keys() == BATCHES.keys()
 
 
 def test_a_deadline_that_passes_while_a_request_waits(worker: ScriptedWorker) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from anyserve import Code, InferenceError, ModelInferRequest
+from anyserve._proto import grpc_predict_v2_pb2
 from anyserve.control.agents import available_implementations
 from anyserve.worker.loops import available_worker_io
 from support.command import FACTS, Instance, serving
@@ -60,6 +61,12 @@ def replies(requests):
 
 @app.capability(type="sync", batch=HELD)
 def sync(requests):
+    hold()
+    return replies(requests)
+
+
+@app.capability(type="counted", batch=HELD)
+def counted(requests):
     hold()
     return replies(requests)
 
@@ -361,6 +368,21 @@ def test_an_async_call_that_nobody_awaits_any_more_is_cancelled(instance: Instan
     instance.fact("cancelled", cancelled + 1)
     let(instance, 100)
     assert instance.client.infer("async", {"n": [1]}).tensors()["together"].tolist() == [1]
+
+
+def test_statistics_tell_of_the_batches(instance: Instance, threads: ThreadPoolExecutor) -> None:
+    def stats() -> Any:
+        request = grpc_predict_v2_pb2.ModelStatisticsRequest(name="counted")
+        (found,) = instance.calls["ModelStatistics"](request).model_stats
+        return found
+
+    first, waiting = held(instance, threads, "counted", 6)
+    let(instance, 100)
+    assert [len(batch) for batch in together([first, *waiting])] == [1, 2, 4]
+    eventually(lambda: stats().execution_count == 3, "three calls in ModelStatistics")
+    assert stats().inference_count == 7
+    assert [(each.batch_size, each.compute_infer.count) for each in stats().batch_stats] == [(1, 1), (2, 1), (4, 1)]
+    assert all(each.compute_infer.ns > 0 for each in stats().batch_stats)
 
 
 def test_a_drain_ends_what_waits_for_its_batch(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -168,6 +168,17 @@ struct InferStatistics {
     }
 };
 
+/// Of its durations the one that workers tell.
+struct InferBatchStatistics {
+    std::uint64_t batch_size = 0;
+    StatisticDuration compute_infer;
+
+    static constexpr auto fields() {
+        using M = InferBatchStatistics;
+        return std::tuple(field(1, &M::batch_size), field(3, &M::compute_infer));
+    }
+};
+
 struct ModelStatistics {
     std::string_view name;
     std::string_view version;
@@ -175,11 +186,13 @@ struct ModelStatistics {
     std::uint64_t inference_count = 0;
     std::uint64_t execution_count = 0;
     InferStatistics inference_stats;
+    std::vector<InferBatchStatistics> batch_stats;
 
     static constexpr auto fields() {
         using M = ModelStatistics;
         return std::tuple(field(1, &M::name), field(2, &M::version), field(3, &M::last_inference),
-                          field(4, &M::inference_count), field(5, &M::execution_count), field(6, &M::inference_stats));
+                          field(4, &M::inference_count), field(5, &M::execution_count), field(6, &M::inference_stats),
+                          field(7, &M::batch_stats));
     }
 };
 

@@ -79,13 +79,28 @@ struct UnregisterModelRequest {
     }
 };
 
+struct BatchStatistics {
+    std::string_view model_name;
+    std::string_view model_version;
+    std::uint64_t batch_size = 0;
+    std::uint64_t count = 0;
+    std::uint64_t compute_ns = 0;
+
+    static constexpr auto fields() {
+        using M = BatchStatistics;
+        return std::tuple(field(1, &M::model_name), field(2, &M::model_version), field(3, &M::batch_size),
+                          field(4, &M::count), field(5, &M::compute_ns));
+    }
+};
+
 struct HeartbeatRequest {
     std::string_view worker_id;
     std::vector<std::string_view> model_names;
+    std::vector<BatchStatistics> batches;
 
     static constexpr auto fields() {
         using M = HeartbeatRequest;
-        return std::tuple(field(1, &M::worker_id), field(2, &M::model_names));
+        return std::tuple(field(1, &M::worker_id), field(2, &M::model_names), field(3, &M::batches));
     }
 };
 

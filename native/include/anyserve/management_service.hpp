@@ -43,6 +43,7 @@ private:
     [[nodiscard]] Answer register_model(const messages::RegisterModelRequest& request);
     [[nodiscard]] Answer unregister_model(const messages::UnregisterModelRequest& request);
     [[nodiscard]] Answer heartbeat(const messages::HeartbeatRequest& request);
+    void count(const messages::HeartbeatRequest& request);
     [[nodiscard]] Answer unregister_worker(const messages::UnregisterWorkerRequest& request);
     [[nodiscard]] Answer list_workers();
 

@@ -22,14 +22,18 @@ struct Count {
         ++count;
         ns += taken_ns;
     }
+    /// Counts what a worker tells; a sum stays at the greatest there is (`serving.statistics.sums`).
+    void add_told(std::uint64_t more, std::uint64_t taken_ns) noexcept;
 };
 
 /// The counts of one model name and version.
 struct ModelCounts {
-    Count success;  ///< queue and compute together
-    Count fail;     ///< queue and compute together
-    Count queue;    ///< of all exchanges
-    Count compute;  ///< of those that succeeded
+    Count success;                           ///< queue and compute together
+    Count fail;                              ///< queue and compute together
+    Count queue;                             ///< of all exchanges
+    Count compute;                           ///< of those that succeeded
+    Count calls;                             ///< what workers told of calls for several requests at once
+    std::map<std::uint64_t, Count> batches;  ///< the same by the size of the batch
     std::uint64_t rejected = 0;
     std::uint64_t last_inference_ms = 0;  ///< since 1970
 };
@@ -41,6 +45,16 @@ struct Exchanged {
     std::uint64_t compute_ns;
     std::uint64_t ended_ms;  ///< since 1970
 };
+
+/// Calls of a handler for so many requests each, of which a worker tells.
+struct Batched {
+    std::uint64_t size;
+    std::uint64_t count;
+    std::uint64_t compute_ns;  ///< of all of them
+};
+
+/// Sizes of batches that are kept of a model (`serving.statistics.sizes`).
+inline constexpr std::size_t kMaxBatchSizes = 1024;
 
 /// Counts per listed name and version of registrations.
 class Statistics {
@@ -54,6 +68,9 @@ public:
 
     /// Counts one exchange.
     void exchanged(const Registration& registration, const Exchanged& exchange);
+
+    /// Counts calls of which a worker tells.
+    void batched(const Registration& registration, const Batched& calls);
 
     /// Counts one request that found its queue full.
     void rejected(const Registration& registration);

@@ -73,7 +73,14 @@ class Agent:
         self._kserve = KServeService(
             config, dispatcher, self._info, ready=lambda: self.ready, instance_secret=self.instance_secret
         )
-        self._management = ManagementService(config, self._registry, self._admission, self._workers, self._events)
+        self._management = ManagementService(
+            config,
+            registry=self._registry,
+            admission=self._admission,
+            workers=self._workers,
+            events=self._events,
+            statistics=self._statistics,
+        )
         self._standard = StandardServices(grpc_predict_v2_pb2.DESCRIPTOR, (KSERVE.full_name,))
         self._tasks: list[asyncio.Task[None]] = []
         self._serving = False

@@ -21,6 +21,7 @@ from anyserve.agent.events import Event, EventLog, EventType, TooManyWatchers, W
 from anyserve.agent.grpc_calls import Context, aborting, carries
 from anyserve.agent.queues import Admission
 from anyserve.agent.registry import Registration, Registry, RegistryFull, TensorMetadata
+from anyserve.agent.statistics import Statistics
 from anyserve.agent.workers import KnownWorker, WorkerEnded, Workers
 from anyserve.capability import Capability, InvalidCapability
 from anyserve.errors import Code, InferenceError
@@ -55,13 +56,21 @@ class ManagementService:
     """The RPCs of `anyserve.WorkerManagement`."""
 
     def __init__(
-        self, config: AgentConfig, registry: Registry, admission: Admission, workers: Workers, events: EventLog
+        self,
+        config: AgentConfig,
+        *,
+        registry: Registry,
+        admission: Admission,
+        workers: Workers,
+        events: EventLog,
+        statistics: Statistics,
     ) -> None:
         self._config = config
         self._registry = registry
         self._admission = admission
         self._workers = workers
         self._events = events
+        self._statistics = statistics
 
     def methods(self) -> Mapping[str, Callable[..., Any]]:
         """RPC name -> its handler."""
@@ -114,7 +123,18 @@ class ManagementService:
 
     def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         now = asyncio.get_running_loop().time()
-        return pb.HeartbeatResponse(healthy=self._workers.heartbeat(request.worker_id, now))
+        healthy = self._workers.heartbeat(request.worker_id, now)
+        if healthy and request.batches:
+            self._count(request.worker_id, request.batches)
+        return pb.HeartbeatResponse(healthy=healthy)
+
+    def _count(self, worker_id: str, batches: Iterable[pb.BatchStatistics]) -> None:
+        """Counts the batches of a worker, as far as it has registered what they are of."""
+        registered = {(r.listed_name, r.listed_version): r for r in self._registry.of_worker(worker_id)}
+        for told in batches:
+            registration = registered.get((told.model_name, told.model_version))
+            if registration is not None and told.batch_size and told.count:
+                self._statistics.batched(registration, told.batch_size, told.count, told.compute_ns)
 
     def unregister_worker(self, request: pb.UnregisterWorkerRequest) -> pb.UnregisterWorkerResponse:
         if not request.worker_id:

@@ -159,13 +159,17 @@ class ModelInfo:
             version=model_version,
             last_inference=counts.last_inference_ms,
             inference_count=counts.success.count,
-            execution_count=counts.success.count,
+            execution_count=counts.calls.count or counts.success.count,
             inference_stats=pb.InferStatistics(
                 success=_duration(counts.success),
                 fail=_duration(counts.fail),
                 queue=_duration(counts.queue),
                 compute_infer=_duration(counts.compute),
             ),
+            batch_stats=[
+                pb.InferBatchStatistics(batch_size=size, compute_infer=_duration(count))
+                for size, count in sorted(counts.batches.items())
+            ],
         )
 
 

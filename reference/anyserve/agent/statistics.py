@@ -9,6 +9,10 @@ from anyserve.agent.registry import Registration
 
 __all__ = ["Count", "ModelCounts", "Statistics"]
 
+MAX_SIZES = 1024
+"""Sizes of batches that are kept of a model (`serving.statistics.sizes`)."""
+MOST = (1 << 64) - 1
+
 
 @dataclass(slots=True)
 class Count:
@@ -22,17 +26,26 @@ class Count:
         self.count += 1
         self.ns += ns
 
+    def add_told(self, count: int, ns: int) -> None:
+        """Counts what a worker tells; a sum stays at the greatest that the wire has (`serving.statistics.sums`)."""
+        self.count = min(MOST, self.count + count)
+        self.ns = min(MOST, self.ns + ns)
+
 
 class ModelCounts:
     """The counts of one model name and version."""
 
-    __slots__ = ("compute", "fail", "last_inference_ms", "queue", "rejected", "success")
+    __slots__ = ("batches", "calls", "compute", "fail", "last_inference_ms", "queue", "rejected", "success")
 
     def __init__(self) -> None:
         self.success = Count()
         self.fail = Count()
         self.queue = Count()
         self.compute = Count()
+        self.calls = Count()
+        """What workers told of calls for several requests at once."""
+        self.batches: dict[int, Count] = {}
+        """The same by the size of the batch."""
         self.rejected = 0
         self.last_inference_ms = 0
 
@@ -66,6 +79,13 @@ class Statistics:
     def rejected(self, registration: Registration) -> None:
         """Counts one request that found its queue full."""
         self._counts(registration).rejected += 1
+
+    def batched(self, registration: Registration, size: int, count: int, ns: int) -> None:
+        """Counts calls for `size` requests each, of which a worker tells."""
+        counts = self._counts(registration)
+        counts.calls.add_told(count, ns)
+        if size in counts.batches or len(counts.batches) < MAX_SIZES:
+            counts.batches.setdefault(size, Count()).add_told(count, ns)
 
     def _counts(self, registration: Registration) -> ModelCounts:
         key = (registration.listed_name, registration.listed_version)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from anyserve.worker.answers import HandlerFailed, as_inference_error, awaited, 
 
 if TYPE_CHECKING:
     from anyserve.app import Declaration
+    from anyserve.worker.call_counts import CallCounts
 
 __all__ = ["Batcher"]
 
@@ -47,11 +49,13 @@ class Batcher:
     Args:
         batch_handler: what it runs.
         declaration: what it is the handler of.
+        counts: of its calls, for the agent.
     """
 
-    def __init__(self, batch_handler: BatchHandler, declaration: Declaration) -> None:
+    def __init__(self, batch_handler: BatchHandler, declaration: Declaration, counts: CallCounts) -> None:
         self._form = batch_handler
         self._declaration = declaration
+        self._counts = counts
         self._batches: Batches[_Pending] = Batches(batch_handler.limits, declaration.max_concurrency)
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(batch_handler.limits.concurrency, thread_name_prefix="batch")
@@ -144,6 +148,7 @@ class Batcher:
     async def _serve(self, batch: Sequence[_Pending]) -> None:
         entries = [pending.entry for pending in batch]
         outcomes: Sequence[Outcome]
+        began = time.perf_counter_ns()
         try:
             if self._form.asynchronous:
                 outcomes = await awaited(self._acall, entries)
@@ -152,6 +157,8 @@ class Batcher:
         except HandlerFailed as error:  # it is told to each request, and logged once
             told = as_inference_error(error, self._declaration)
             outcomes = [InferenceError(told.code, told.message) for _ in batch]
+        of, size = self._declaration, sum(entry.size for entry in entries)
+        self._counts.add(of.model_name, of.model_version, size, time.perf_counter_ns() - began)
         for pending, outcome in zip(batch, outcomes, strict=True):
             pending.settle(outcome)
 

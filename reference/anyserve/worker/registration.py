@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from anyserve import rpc
 from anyserve._proto import worker_management_pb2 as pb
 from anyserve.app import Declaration
+from anyserve.worker.call_counts import CallCounts
 
 __all__ = ["Orphaned", "Registrar", "Rejected"]
 
@@ -60,6 +61,7 @@ class Registrar:
         orphan_timeout: seconds without an agent after which the worker gives up.
         share_memory: takes payloads by shared memory from agents that agree (`manage.register.shared-memory`): called
             with whether that may happen; None: it does not.
+        calls: of batch handlers, to be told.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Registrar:
         interval: float,
         orphan_timeout: float,
         share_memory: Callable[[bool], None] | None = None,
+        calls: CallCounts | None = None,
     ) -> None:
         self.registered = asyncio.Event()
         """Set once the agent has taken all registrations."""
@@ -81,9 +84,8 @@ class Registrar:
         self._requests = [_request(d, worker_id, socket_path) for d in declarations]
         for request in self._requests:
             request.shared_memory = share_memory is not None
-        self._heartbeat = pb.HeartbeatRequest(
-            worker_id=worker_id, model_names=sorted({r.model_name for r in self._requests})
-        )
+        self._model_names = sorted({r.model_name for r in self._requests})
+        self._calls = calls or CallCounts()
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._interval = interval
         self._orphan_timeout = orphan_timeout
@@ -133,13 +135,28 @@ class Registrar:
     async def _beat(self, healthy: bool) -> bool:
         if not healthy:
             await self._register()
-        reply = await self._call("Heartbeat", self._heartbeat)
-        if not reply.healthy and healthy:
+        known = await self._send_heartbeat()
+        if not known and healthy:
             return await self._beat(healthy=False)  # the agent does not know us: it has restarted
-        if reply.healthy and not healthy:
+        if known and not healthy:
             log.info("registered", extra={"models": [r.model_name for r in self._requests]})
             self.registered.set()
-        return bool(reply.healthy)
+        return known
+
+    async def _send_heartbeat(self) -> bool:
+        """Tells what was called since the agent last knew us; what does not reach it is told again."""
+        batches = self._calls.take()
+        known = False
+        try:
+            reply = await self._call(
+                "Heartbeat",
+                pb.HeartbeatRequest(worker_id=self._worker_id, model_names=self._model_names, batches=batches),
+            )
+            known = bool(reply.healthy)
+        finally:
+            if not known:
+                self._calls.give_back(batches)
+        return known
 
     async def _register(self) -> None:
         agreed = True  # until it is known: requests may come before the answer

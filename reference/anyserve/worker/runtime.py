@@ -22,6 +22,7 @@ from anyserve.framing import MAX_ANNOTATION_BYTES
 from anyserve.handlers import Handler
 from anyserve.sockets import remove_if_stale, socket_path
 from anyserve.worker.batching import Batcher
+from anyserve.worker.call_counts import CallCounts
 from anyserve.worker.context import Contexts
 from anyserve.worker.exchange import Exchanges, Served
 from anyserve.worker.loader import AppNotFound, load_app
@@ -128,6 +129,7 @@ class _Runtime:
         self._client: AsyncAnyserveClient | None = None
         self._instance: Worker | None = None
         self._batchers: list[Batcher] = []
+        self._calls = CallCounts()
 
     async def run(self) -> int:
         try:
@@ -182,6 +184,7 @@ class _Runtime:
             interval=options.heartbeat_interval,
             orphan_timeout=options.orphan_timeout,
             share_memory=server.share_memory,
+            calls=self._calls,
         )
         registering = asyncio.ensure_future(registrar.run())
         reporting = asyncio.ensure_future(self._report_registered(registrar))
@@ -229,7 +232,7 @@ class _Runtime:
             handler = handler.bound_to(self._instance)
         if isinstance(handler, Handler):
             return handler
-        batcher = Batcher(handler, declaration)
+        batcher = Batcher(handler, declaration, self._calls)
         self._batchers.append(batcher)
         return batcher.handler
 

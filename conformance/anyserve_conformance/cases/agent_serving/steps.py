@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from anyserve_conformance import wire
+from anyserve_conformance import proto, wire
 from anyserve_conformance.agent import Agent
 from anyserve_conformance.client import Answer, Call
 from anyserve_conformance.requirement import skipped
@@ -25,6 +25,7 @@ __all__ = [
     "let_wait",
     "reset",
     "serve_once",
+    "statistics",
     "violate",
 ]
 
@@ -119,3 +120,10 @@ def reset(connection: Connection) -> None:
 def entry(key: bytes | str, *values: bytes) -> bytes:
     """An entry of `parameters`: the key, and each of these InferParameters one behind the other."""
     return wire.field(4, wire.field(1, key) + b"".join(wire.field(2, value) for value in values))
+
+
+def statistics(agent: Agent, name: str, version: str = "") -> dict[tuple[str, str], Any]:
+    """ModelStatistics by name and version."""
+    request = proto.ModelStatisticsRequest(name=name, version=version)
+    models = agent.client.call("ModelStatistics", request).message.model_stats
+    return {(model.name, model.version): model for model in models}
