@@ -6,8 +6,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 
+#include <atomic>
 #include <chrono>
 #include <system_error>
 
@@ -25,6 +27,9 @@ namespace {
 constexpr std::size_t kUnlockedBytes = std::size_t{128} << 10;
 
 class WorkerIo;
+
+/// How often this process and those that it comes from were forked.
+std::atomic<unsigned> forks{0};
 
 /// One request, for its handler.
 struct PyExchange {
@@ -110,19 +115,25 @@ public:
         if (!threads) notices.quiet();
     }
 
+    /// Not in a child that a handler has forked: its sockets are the parent's too, and its mutexes may be locked for
+    /// ever.
+    [[nodiscard]] bool ours() const noexcept { return forks_ == forks.load(std::memory_order_relaxed); }
+
     /// The next request for a handler thread; None: closed.
     nb::object take() {
+        if (!ours()) return nb::none();
         auto taken = handlers.try_take();
         if (!taken) {
             const nb::gil_scoped_release unlocked;
             taken = handlers.take();
         }
         if (!taken->exchange) return nb::none();
-        if (taken->start_thread) start_thread_();
+        if (taken->start_thread && !nb::cast<bool>(start_thread_())) handlers.thread_not_started();
         return nb::cast(PyExchange{std::move(taken->exchange), this});
     }
 
     void poll() {
+        if (!ours()) return;
         const nb::gil_scoped_release unlocked;
         handlers.poll();
     }
@@ -155,8 +166,9 @@ public:
     HandlerThreads handlers;
 
 private:
-    nb::object start_thread_;
+    nb::object start_thread_;  // returns whether it has
     bool threads_;
+    const unsigned forks_ = forks.load();
 };
 
 void check_length(const PyExchange& self, std::size_t size) {
@@ -187,6 +199,7 @@ nb::object deadline(const PyExchange& self) {
 }
 
 void reply(const PyExchange& self, ReplyFrame frame, bool now) {
+    if (!self.io->ours()) return;
     if (now || frame.payload_size() > kUnlockedBytes) {
         const nb::gil_scoped_release unlocked;
         now ? self.exchange->send(std::move(frame), true) : self.exchange->queue(std::move(frame), true);
@@ -212,6 +225,7 @@ bool reply_tensors(const PyExchange& self, nb::handle arrays, nb::handle datatyp
 
 /// As `Sent` numbers it.
 int send(const PyExchange& self, const nb::bytes& payload, bool last, bool now) {
+    if (!self.io->ours()) return static_cast<int>(WorkerExchange::Sent::over);
     ReplyFrame frame;
     append_bytes(frame, payload);
     if (!now) return static_cast<int>(self.exchange->queue(std::move(frame), last));
@@ -237,6 +251,7 @@ nb::object stream_reply(const WorkerIo& self, nb::handle arrays) {
 void init_worker(nb::module_& m) {
     using Unlocked = nb::call_guard<nb::gil_scoped_release>;
     init_request_memory(m);
+    pthread_atfork(nullptr, nullptr, [] { ++forks; });
     nb::class_<PyExchange>(m, "Exchange", "One request, for its handler; see worker_server.hpp.")
         .def_prop_ro("key",
                      [](const PyExchange& self) { return reinterpret_cast<std::uintptr_t>(self.exchange.get()); })
@@ -259,7 +274,9 @@ void init_worker(nb::module_& m) {
         .def_prop_ro("full", [](const PyExchange& self) { return self.exchange->full(); })
         .def(
             "wait_writable", [](const PyExchange& self) { return self.exchange->wait_writable(); }, Unlocked())
-        .def("ended", [](const PyExchange& self) { self.io->handlers.ended(self.exchange); });
+        .def("ended", [](const PyExchange& self) {
+            if (self.io->ours()) self.io->handlers.ended(self.exchange);
+        });
     nb::class_<WorkerIo>(m, "WorkerIo", "The native worker loop; see handler_threads.hpp.")
         .def(nb::init<const std::vector<ServedRow>&, std::size_t, std::size_t, nb::object, const nb::dict&, nb::object,
                       bool>(),

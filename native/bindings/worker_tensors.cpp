@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
-#include <protozero/pbf_reader.hpp>
 #include <stdexcept>
 #include <utility>
 
+#include "anyserve/message_fields.hpp"
 #include "anyserve/scan.hpp"
 #include "anyserve/utf8.hpp"
 #include "worker.hpp"
@@ -23,7 +23,7 @@ constexpr std::size_t kCopiedBytes = std::size_t{16} << 10;
 constexpr std::size_t kMaxDimensions = 32;  // numpy 1 has no more
 
 // Field numbers of the messages, and of the tensors in them.
-enum RequestField : std::uint32_t { kInputs = 5, kRequestedOutputs = 6, kRawInputs = 7 };
+enum RequestField : std::uint32_t { kParameters = 4, kInputs = 5, kRequestedOutputs = 6, kRawInputs = 7 };
 enum ResponseField : std::uint32_t { kOutputs = 5, kRawOutputs = 6 };
 enum TensorField : std::uint32_t { kName = 1, kDatatype = 2, kShape = 3 };
 
@@ -59,49 +59,70 @@ struct Tensor {
     }
 };
 
-using protozero::pbf_wire_type;
+using message_fields::take_varint;
+using message_fields::WireField;
+using message_fields::WireReader;
+using message_fields::WireType;
+
+bool read_shape(const WireField& field, Tensor& tensor) {
+    const auto dimension = [&](std::uint64_t size) {
+        if (tensor.dimensions == kMaxDimensions) return false;
+        tensor.shape[tensor.dimensions++] = static_cast<std::int64_t>(size);
+        return true;
+    };
+    if (field.type == WireType::varint) return dimension(field.varint);
+    for (std::string_view packed = field.bytes; !packed.empty();) {
+        const auto size = take_varint(packed);
+        if (!size || !dimension(*size)) return false;
+    }
+    return field.type == WireType::length_delimited;
+}
 
 /// False: anything but a name, a datatype of ours and a shape.
 bool read_tensor(std::string_view bytes, const NumpyTypes& types, Tensor& tensor) {
-    protozero::pbf_reader reader(bytes.data(), bytes.size());
-    const auto dimension = [&](std::int64_t size) {
-        if (tensor.dimensions == kMaxDimensions) return false;
-        tensor.shape[tensor.dimensions++] = size;
-        return true;
-    };
-    while (reader.next()) {
-        if (reader.tag() == kShape && reader.wire_type() == pbf_wire_type::varint) {
-            if (!dimension(reader.get_int64())) return false;
+    WireReader reader(bytes);
+    WireField field;
+    while (reader.next(field)) {
+        if (field.number == kShape) {
+            if (!read_shape(field, tensor)) return false;
             continue;
         }
-        if (reader.wire_type() != pbf_wire_type::length_delimited) return false;
-        if (reader.tag() == kShape) {
-            for (const std::int64_t size : reader.get_packed_int64()) {
-                if (!dimension(size)) return false;
-            }
-            continue;
-        }
-        const protozero::data_view text = reader.get_view();
-        if (reader.tag() == kName) {
-            tensor.name = {text.data(), text.size()};
-        } else if (reader.tag() == kDatatype) {
-            tensor.type = types.by_name({text.data(), text.size()});
+        if (field.type != WireType::length_delimited) return false;
+        if (field.number == kName) {
+            tensor.name = field.bytes;
+            if (!is_utf8(tensor.name)) return false;
+        } else if (field.number == kDatatype) {
+            tensor.type = types.by_name(field.bytes);
+            if (tensor.type == nullptr) return false;
         } else {
             return false;
         }
     }
-    return tensor.type != nullptr && is_utf8(tensor.name);
+    return !reader.malformed() && tensor.type != nullptr;
 }
 
 /// A requested output with a name alone.
 bool read_requested(std::string_view bytes) {
-    protozero::pbf_reader reader(bytes.data(), bytes.size());
-    while (reader.next()) {
-        if (reader.tag() != kName || reader.wire_type() != pbf_wire_type::length_delimited) return false;
-        const protozero::data_view name = reader.get_view();
-        if (!is_utf8({name.data(), name.size()})) return false;
+    WireReader reader(bytes);
+    WireField field;
+    while (reader.next(field)) {
+        if (field.number != kName || field.type != WireType::length_delimited || !is_utf8(field.bytes)) return false;
     }
-    return true;
+    return !reader.malformed();
+}
+
+/// An entry of the parameters, of which `scan_message` has read what it needs.
+bool read_parameter(std::string_view entry) {
+    WireReader reader(entry);
+    WireField field;
+    while (reader.next(field)) {
+        if (field.number != message_fields::kMapValue) continue;
+        WireReader value(field.bytes);
+        while (value.next(field)) {
+        }
+        if (value.malformed()) return false;
+    }
+    return !reader.malformed();
 }
 
 struct Read {
@@ -109,24 +130,27 @@ struct Read {
     std::vector<std::string_view> raw;
 };
 
+/// What protobuf's own parsers refuse is refused here: what goes by the message is refused there.
 bool read_request(std::string_view bytes, const NumpyTypes& types, Read& read) {
-    protozero::pbf_reader reader(bytes.data(), bytes.size());
-    while (reader.next()) {
-        if (reader.wire_type() != pbf_wire_type::length_delimited || reader.tag() > kRawInputs) return false;
-        const protozero::data_view view = reader.get_view();
-        const std::string_view content(view.data(), view.size());
-        switch (reader.tag()) {
+    WireReader reader(bytes);
+    WireField field;
+    while (reader.next(field)) {
+        if (field.type != WireType::length_delimited || field.number > kRawInputs) return false;
+        switch (field.number) {
+            case kParameters:
+                if (!read_parameter(field.bytes)) return false;
+                break;
             case kInputs:
-                if (!read_tensor(content, types, read.tensors.emplace_back())) return false;
+                if (!read_tensor(field.bytes, types, read.tensors.emplace_back())) return false;
                 break;
             case kRequestedOutputs:
-                if (!read_requested(content)) return false;
+                if (!read_requested(field.bytes)) return false;
                 break;
-            case kRawInputs: read.raw.push_back(content); break;
-            default: break;  // `scan_message` has read them
+            case kRawInputs: read.raw.push_back(field.bytes); break;
+            default: break;  // texts that `scan_message` has read
         }
     }
-    return true;
+    return !reader.malformed();
 }
 
 /// Other bytes make bools that equal neither True nor False.
@@ -309,12 +333,8 @@ const NumpyTypes::Row* NumpyTypes::by_dtype(nb::handle dtype) const noexcept {
 nb::object tensors_of(const WorkerExchangePtr& exchange, const NumpyTypes& types) {
     const std::string_view request = exchange->request()->bytes();
     Read read;
-    try {
-        const bool whole = read_request(request, types, read) && read_request(exchange->request()->rest(), types, read);
-        if (!whole || read.tensors.size() != read.raw.size()) return nb::none();
-    } catch (const protozero::exception&) {
-        return nb::none();
-    }
+    const bool whole = read_request(request, types, read) && read_request(exchange->request()->rest(), types, read);
+    if (!whole || read.tensors.size() != read.raw.size()) return nb::none();
     const nb::object memory = nb::cast(RequestMemory{exchange->request()});
     nb::dict arrays;
     nb::dict datatypes;

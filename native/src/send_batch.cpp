@@ -65,7 +65,8 @@ std::size_t SendBatch::submit(std::span<const Waiting> batch, std::span<Transfer
         iocb& call = calls[i];
         call.aio_data = i;
         call.aio_lio_opcode = IOCB_CMD_PWRITEV;
-        call.aio_fildes = static_cast<std::uint32_t>(batch[i].socket->get());
+        // Of one that was removed the socket may be gone: the kernel stops there, and the rest is sent one by one.
+        call.aio_fildes = static_cast<std::uint32_t>(batch[i].sender != nullptr ? batch[i].socket->get() : -1);
         call.aio_buf = reinterpret_cast<std::uintptr_t>(batch[i].parts.data());
         call.aio_nbytes = batch[i].parts.size();
         pointers[i] = &call;

@@ -132,6 +132,22 @@ TEST_F(SendBatchTest, WhatIsRemovedIsNeitherSentNorTold) {
     EXPECT_EQ(recv(other_end.get(), &byte, 1, 0), 0) << "closed, and nothing before";
 }
 
+TEST_F(SendBatchTest, OneThatIsToldMayEndOneThatIsStillToBeSent) {
+    auto all = make(2 * SendBatch::kMost);  // more than one call takes
+    for (const auto& each : all) each->add_to(batch, "bytes");
+    all[0]->act = [&] {
+        auto& later = all[SendBatch::kMost + 1];
+        batch.remove(*later);
+        later.reset();
+    };
+    turn();
+    for (const auto& each : all) {
+        if (each) {
+            EXPECT_EQ(each->received(), "bytes");
+        }
+    }
+}
+
 TEST_F(SendBatchTest, ASenderMaySendAgainWhenItIsTold) {
     const auto all = make(2);
     all[0]->act = [&] {

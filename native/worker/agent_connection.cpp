@@ -118,12 +118,14 @@ bool AgentConnection::take(std::size_t in_room, std::string_view behind) {
     return false;
 }
 
-/// Tells the next request, once the exchange before it has ended.
+/// Tells the next requests, each once the exchange before it has ended.
 void AgentConnection::begin_next() {
+    const auto alive = shared_from_this();
     while (!early_.empty() && watched_for_ != 0) {
         {
             const Lock lock(mutex_);
-            awaited_ = exchange_ != nullptr;
+            // An agent that asks and reads nothing would have all its replies kept.
+            awaited_ = exchange_ != nullptr || full_locked();
             if (awaited_) return;
         }
         early_bytes_ -= early_.front().bytes.size();
@@ -206,15 +208,18 @@ bool AgentConnection::queue(WorkerExchange& exchange, ReplyFrame frame, bool las
     frame.seal();
     const Lock lock(mutex_);
     if (exchange_.get() != &exchange) return false;
-    if (last) {
-        exchange_.reset();
-        if (std::exchange(awaited_, false)) {
-            server_.loop_.run_soon([alive = shared_from_this()] { alive->begin_next(); });
-        }
-    }
+    if (last) exchange_.reset();
     out_bytes_ += frame.size();
     out_.push_back(std::move(frame));
+    begin_awaited();
     return true;
+}
+
+/// Has the loop's thread tell the request that waits, if it waits no more.
+void AgentConnection::begin_awaited() {
+    if (!awaited_ || exchange_ || full_locked()) return;
+    awaited_ = false;
+    server_.loop_.run_soon([alive = shared_from_this()] { alive->begin_next(); });
 }
 
 void AgentConnection::write() {
@@ -248,7 +253,12 @@ std::span<const iovec> AgentConnection::unsent() {
 
 /// False: the agent takes no more now, or never.
 bool AgentConnection::wrote(const Transfer& transfer, Frames& gone) {
-    if (transfer.error != 0 && !transfer.would_block()) return false;  // the loop's thread sees the end of the stream
+    if (transfer.error != 0 && !transfer.would_block()) {
+        // An agent that only stops reading looks open to whoever reads: nobody else would tell.
+        blocked_ = true;
+        abort();
+        return false;
+    }
     sent_ += transfer.size;
     while (!out_.empty() && sent_ >= out_.front().size()) {
         sent_ -= out_.front().size();
@@ -258,6 +268,7 @@ bool AgentConnection::wrote(const Transfer& transfer, Frames& gone) {
     }
     if (!transfer.would_block()) {
         if (!full_locked()) room_.notify_all();
+        begin_awaited();
         if (out_.empty() && !exchange_) server_.exchange_ended();
         return true;
     }

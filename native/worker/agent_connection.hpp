@@ -60,6 +60,7 @@ private:
     void go_on();
     [[nodiscard]] bool take(std::size_t in_room, std::string_view behind);
     void begin_next();
+    void begin_awaited();
     [[nodiscard]] WorkerExchangePtr exchange_of(RequestFrame frame);
     [[nodiscard]] SharedMappingPtr next_memory(std::uint64_t bytes, bool writable);
     [[nodiscard]] bool busy();
@@ -92,7 +93,7 @@ private:
     bool blocked_ = false;   // the agent is behind: the loop's thread goes on when it is not
     bool in_batch_ = false;  // the batch goes on
     bool told_full_ = false;
-    bool awaited_ = false;  // a request waits for the end of the exchange
+    bool awaited_ = false;  // a request waits for the end of the exchange, and for room behind its reply
 };
 
 }  // namespace anyserve

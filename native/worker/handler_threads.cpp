@@ -98,6 +98,15 @@ bool HandlerThreads::admit(const WorkerExchangePtr& exchange) {
     return true;
 }
 
+void HandlerThreads::on_cancelled(const WorkerExchangePtr& exchange) {
+    {
+        // Its request's bytes go now, not when the handlers end that it waits for, which may hang.
+        const Lock lock(mutex_);
+        for (Handlers& each : handlers_) std::erase(each.waiting, exchange);
+    }
+    events_.on_cancelled(exchange);
+}
+
 void HandlerThreads::ended(const WorkerExchangePtr& exchange) {
     exchange->release();
     WorkerExchangePtr next;
@@ -203,7 +212,8 @@ void HandlerThreads::promote() {
     follow_.notify_one();
 }
 
-void HandlerThreads::lead(Lock& lock) {
+/// What is thrown here ends the process: without its loop it would live, and be deaf.
+void HandlerThreads::lead(Lock& lock) noexcept {
     leader_ = true;
     const bool wait = ready_.empty();
     lock.unlock();
@@ -239,6 +249,11 @@ void HandlerThreads::watch() {
             promote();
         }
     }
+}
+
+void HandlerThreads::thread_not_started() {
+    const Lock lock(mutex_);
+    --threads_;
 }
 
 void HandlerThreads::poll() {

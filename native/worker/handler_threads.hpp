@@ -51,6 +51,8 @@ public:
     [[nodiscard]] Taken take();
     /// The same where it takes no waiting and no system call; nothing otherwise.
     [[nodiscard]] std::optional<Taken> try_take();
+    /// There is no thread for `Taken::start_thread`: the next `take` asks again.
+    void thread_not_started();
     /// The handler has ended, with its reply or without: its place is free. Once for each request that was given.
     void ended(const WorkerExchangePtr& exchange);
 
@@ -74,7 +76,7 @@ private:
 
     // WorkerSink
     void on_request(WorkerExchangePtr exchange) override;
-    void on_cancelled(const WorkerExchangePtr& exchange) override { events_.on_cancelled(exchange); }
+    void on_cancelled(const WorkerExchangePtr& exchange) override;
     void on_writable(const WorkerExchangePtr& exchange) override { events_.on_writable(exchange); }
     void on_drained() override { events_.on_drained(); }
     void on_refused(const std::string& reason) override { events_.on_refused(reason); }
@@ -84,7 +86,7 @@ private:
     void drop_cancelled();
     [[nodiscard]] Taken pop(EventLoop::Clock::time_point now);
     [[nodiscard]] bool flush_due(EventLoop::Clock::time_point now);
-    void lead(Lock& lock);
+    void lead(Lock& lock) noexcept;
     void follow(Lock& lock);
     void leave_vacant(const Handlers& for_these);
     void promote();

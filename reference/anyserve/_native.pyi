@@ -50,7 +50,7 @@ class WorkerIo:
         max_reply_bytes: int,
         ndarray: type,
         datatypes: dict[str, Any],
-        start_thread: Callable[[], None],
+        start_thread: Callable[[], bool],
         threads: bool,
     ) -> None: ...
     def take(self) -> Exchange | None: ...

@@ -256,16 +256,15 @@ class TensorForm:
                 except ValueError as error:
                     raise InferenceError(Code.INVALID_ARGUMENT, f"input {error}") from error
 
-    def outputs(self, returned: Any) -> Mapping[str, Any]:
-        """What the function returned, by name.
+    def outputs(self, returned: Any) -> dict[str, Any]:
+        """What the function returned, by name, in a dictionary that nobody else has.
 
         Raises:
             TypeError: it is no mapping, nor the one output that is declared.
             ValueError: the names are not those that are declared.
         """
-        outputs: Mapping[str, Any]
         if isinstance(returned, Mapping):
-            outputs = returned
+            outputs = dict(returned)
         else:
             if len(self._outputs) != 1:
                 raise TypeError(

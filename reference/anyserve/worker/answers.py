@@ -34,6 +34,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+MAX_ERROR_CHARACTERS = 8192
+"""Of a failure's message: more than an agent passes on, less than any limit of a reply."""
+
 Result = TypeVar("Result")
 
 
@@ -156,5 +159,5 @@ def _error_parameters(error: InferenceError) -> Mapping[str, pb.InferParameter]:
 
 
 def _encodable(text: str) -> str:
-    """The text with what UTF-8 cannot hold (lone surrogates, as in names of files) written as escapes."""
-    return text.encode(errors="backslashreplace").decode()
+    """The text, not too long, with what UTF-8 cannot hold (lone surrogates, as in names of files) written as escapes."""
+    return text[:MAX_ERROR_CHARACTERS].encode(errors="backslashreplace").decode()

@@ -96,6 +96,8 @@ class NativeServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._drained = asyncio.Event()
         self._turn_due = False
+        self._short_of_threads = False
+        self._process = os.getpid()
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self, path: str) -> None:
@@ -108,7 +110,7 @@ class NativeServer:
         loop = asyncio.get_running_loop()
         if self._threads:
             loop.add_reader(self._io.descriptor(), self._take_notices)
-            self._start_thread()
+            self._handler_thread().start()
         else:
             loop.add_reader(self._io.descriptor(), self._turn)
             self._turn()
@@ -180,8 +182,7 @@ class NativeServer:
             if event == _Event.REQUEST:
                 self._start_task(what)
             elif event == _Event.CANCELLED:
-                if (tell := self._watched.get(what.key)) is not None:
-                    tell()
+                self._tell_cancelled(what)
                 self._release(what)
             elif event == _Event.WRITABLE:
                 self._release(what)
@@ -190,12 +191,27 @@ class NativeServer:
             else:
                 log.warning("closed a connection", extra={"reason": what})
 
+    def _tell_cancelled(self, exchange: _native.Exchange) -> None:
+        if (tell := self._watched.pop(exchange.key, None)) is not None:
+            tell()
+
     def _release(self, exchange: _native.Exchange) -> None:
         if (waiting := self._waiting.pop(exchange.key, None)) is not None:
             waiting.set()
 
-    def _start_thread(self) -> None:
-        threading.Thread(target=self._handle, name="handler", daemon=True).start()
+    def _handler_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._handle, name="handler", daemon=True)
+
+    def _start_thread(self) -> bool:
+        try:
+            self._handler_thread().start()
+        except RuntimeError as error:  # the system has no more; those that are there serve on
+            known, self._short_of_threads = self._short_of_threads, True
+            if not known:
+                log.warning("no thread for a handler", extra={"reason": str(error)})
+            return False
+        self._short_of_threads = False
+        return True
 
     def _handle(self) -> None:
         """A handler thread."""
@@ -203,6 +219,9 @@ class NativeServer:
         while (exchange := take()) is not None:
             calls[exchange.served](exchange)
             del exchange  # its request's bytes go with it
+        if os.getpid() != self._process:
+            log.error("ended a process", extra={"reason": "a handler forked it, and it came back from the handler"})
+            os._exit(1)
 
     def _start_task(self, exchange: _native.Exchange) -> None:
         task = asyncio.get_running_loop().create_task(self._calls[exchange.served](exchange))
@@ -261,9 +280,11 @@ class NativeServer:
         self._reply_tensors(exchange, form, outputs, now=False)
 
     def _reply_tensors(self, exchange: _native.Exchange, form: TensorForm, outputs: Any, *, now: bool) -> None:
-        if form.datatypes is not None and all(isinstance(array, np.ndarray) for array in outputs.values()):
+        arrays = all(isinstance(array, np.ndarray) for array in outputs.values())
+        if form.datatypes is not None and arrays:
             form.check(outputs)
-        if not exchange.reply_tensors(outputs, form.datatypes, now=now):
+        checked = form.datatypes is None or arrays
+        if not (checked and exchange.reply_tensors(outputs, form.datatypes, now=now)):
             exchange.reply(form.response(outputs).SerializeToString(), now=now)
 
     def _stream(self, served: Served, exchange: _native.Exchange, context: Any) -> None:
@@ -301,6 +322,7 @@ class NativeServer:
                 self._fail(served, exchange, error)
             finally:
                 self._watched.pop(exchange.key, None)
+                self._release(exchange)
                 exchange.ended()
                 self.turn_soon()
 
@@ -333,8 +355,8 @@ class NativeServer:
 
     def _watch(self, exchange: _native.Exchange, tell: Callable[[], Any]) -> None:
         self._watched[exchange.key] = tell
-        if exchange.cancelled:  # before anybody watched
-            tell()
+        if exchange.cancelled:  # perhaps before anybody watched
+            self._tell_cancelled(exchange)
 
     def outbox(self, exchange: _native.Exchange) -> _Outbox:
         """Where the replies of a streaming exchange go."""
@@ -342,11 +364,10 @@ class NativeServer:
 
     async def caught_up(self, exchange: _native.Exchange) -> None:
         """Waits until the agent has taken what waits for it, or the exchange is over."""
-        self._waiting[exchange.key] = waiting = asyncio.Event()
+        waiting = self._waiting.setdefault(exchange.key, asyncio.Event())  # a handler may send from several tasks
         if exchange.full:  # else that has happened already, and nobody will tell
             self.turn_soon()
             await waiting.wait()
-        self._waiting.pop(exchange.key, None)
 
 
 class _Outbox:
