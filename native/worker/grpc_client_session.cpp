@@ -3,19 +3,24 @@
 #include <nghttp2/nghttp2.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <new>
 #include <utility>
 #include <variant>
 
 #include "anyserve/capability_text.hpp"
-#include "anyserve/grpc_message.hpp"
+#include "anyserve/framing.hpp"
 
 namespace anyserve {
 namespace {
 
 constexpr std::size_t kPrefixBytes = 5;  // of a message
+
+/// What is in front of a message that is not compressed: a zero, and its length as our own frames have it.
+std::string message_prefix(std::size_t length) {
+    const auto header = frame_header(static_cast<std::uint32_t>(length));
+    return std::string(1, '\0').append(header.data(), header.size());
+}
 
 nghttp2_nv field(std::string_view name, std::string_view value) {
     // The library takes pointers that are not const, copies what they point to, and does not write there.
@@ -33,8 +38,8 @@ std::string_view view(const std::uint8_t* bytes, std::size_t size) {
 Code status_code(std::string_view text) {
     unsigned number = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-    const bool known = error == std::errc() && end == text.data() + text.size() &&
-                       number <= static_cast<unsigned>(kLastCode);
+    const bool known =
+        error == std::errc() && end == text.data() + text.size() && number <= static_cast<unsigned>(kLastCode);
     return known ? static_cast<Code>(number) : Code::unknown;
 }
 
@@ -62,8 +67,7 @@ struct GrpcClientSession::Call {
         if (grpc_status.empty()) return {Code::unknown, "the answer has no grpc-status", {}};
         const Code code = status_code(grpc_status);
         if (code != Code::ok) return {code, status_message(grpc_message), {}};
-        const bool whole = body.size() >= kPrefixBytes && std::equal(body.begin(), body.begin() + kPrefixBytes,
-                                                                     message_prefix(body.size() - kPrefixBytes).begin());
+        const bool whole = body.size() >= kPrefixBytes && body.starts_with(message_prefix(body.size() - kPrefixBytes));
         if (!whole) return {Code::internal, "the answer is not one message", {}};
         return {Code::ok, {}, body.erase(0, kPrefixBytes)};
     }
@@ -100,8 +104,7 @@ struct GrpcClientSession::Callbacks {
         if (call == nullptr) return 0;
         // A server that resets has its reasons; one that has told them before is believed.
         const bool told = error == NGHTTP2_NO_ERROR || !call->grpc_status.empty();
-        self(user).end(id, told ? call->result()
-                                : CallResult{Code::unavailable, nghttp2_http2_strerror(error), {}});
+        self(user).end(id, told ? call->result() : CallResult{Code::unavailable, nghttp2_http2_strerror(error), {}});
         return 0;
     }
     static ssize_t read_request(nghttp2_session*, std::int32_t id, std::uint8_t* room, std::size_t size,
@@ -142,25 +145,20 @@ bool GrpcClientSession::takes_calls() const noexcept {
     return nghttp2_session_check_request_allowed(session_.get()) != 0;
 }
 
-std::int32_t GrpcClientSession::call(std::string_view path, const Metadata& metadata, std::string request,
+std::int32_t GrpcClientSession::call(std::string_view path, const Metadata& metadata, std::string_view request,
                                      CallDone done) {
-    std::vector<nghttp2_nv> fields{field(":method", "POST"),
-                                   field(":scheme", "http"),
-                                   field(":path", path),
-                                   field(":authority", authority_),
-                                   field("te", "trailers"),
-                                   field("content-type", "application/grpc")};
+    std::vector<nghttp2_nv> fields{field(":method", "POST"), field(":scheme", "http"),
+                                   field(":path", path),     field(":authority", authority_),
+                                   field("te", "trailers"),  field("content-type", "application/grpc")};
     for (const auto& [name, value] : metadata) fields.push_back(field(name, value));
     nghttp2_data_provider body{};
     body.read_callback = Callbacks::read_request;
     const std::int32_t id =
         nghttp2_submit_request(session_.get(), nullptr, fields.data(), fields.size(), &body, nullptr);
     if (id < 0) throw std::bad_alloc();  // the only reason while `takes_calls`
-    const auto prefix = message_prefix(request.size());
-    request.insert(0, prefix.data(), prefix.size());
     auto made = std::make_unique<Call>();
     made->done = std::move(done);
-    made->request = std::move(request);
+    made->request = message_prefix(request.size()).append(request);
     calls_.emplace(id, std::move(made));
     return id;
 }

@@ -1,7 +1,8 @@
 // gRPC calls with one request and one reply, as a client, on one HTTP/2 connection. Sans-I/O: bytes in by `receive`,
 // bytes out by `pump`. Sockets and times are the channel's.
 //
-// What workers ask of an agent is small: messages are never compressed, and replies beyond `kMaxReplyBytes` are cut off.
+// What workers ask of an agent is small: messages are never compressed, and replies beyond `kMaxReplyBytes` are cut
+// off.
 #pragma once
 
 #include <cstddef>
@@ -43,9 +44,9 @@ public:
 
     /// Whether calls may be made; not after the server has said that it takes no more.
     [[nodiscard]] bool takes_calls() const noexcept;
-    /// Begins a call; `done` is called once, at the end of `receive` or by `close`, and may do everything but destroy the
-    /// session. Returns the call's number.
-    std::int32_t call(std::string_view path, const Metadata& metadata, std::string request, CallDone done);
+    /// Begins a call; `done` is called once, at the end of `receive` or by `close`, and may do everything but destroy
+    /// the session. Returns the call's number.
+    std::int32_t call(std::string_view path, const Metadata& metadata, std::string_view request, CallDone done);
     /// Ends a call: `done` is not called any more.
     void cancel(std::int32_t call);
 

@@ -54,7 +54,7 @@ ManagementChannel::~ManagementChannel() {
     if (socket_) loop_.remove(socket_.get());
 }
 
-void ManagementChannel::call(std::string_view method, const Metadata& metadata, std::string request,
+void ManagementChannel::call(std::string_view method, const Metadata& metadata, std::string_view request,
                              std::chrono::milliseconds limit, CallDone done) {
     if (session_ && !session_->takes_calls()) lose("the agent closes the connection");
     std::string why;
@@ -63,9 +63,8 @@ void ManagementChannel::call(std::string_view method, const Metadata& metadata, 
         return;
     }
     const std::uint64_t number = next_++;
-    const std::int32_t id =
-        session_->call(std::string(kService).append(method), metadata, std::move(request),
-                       [this, number](CallResult result) { ended(number, std::move(result)); });
+    const std::int32_t id = session_->call(std::string(kService).append(method), metadata, request,
+                                           [this, number](CallResult result) { ended(number, std::move(result)); });
     auto timer = loop_.at(EventLoop::Clock::now() + limit,
                           [this, number, id, session = std::weak_ptr(session_)] { late(number, id, session); });
     limits_.emplace(number, Limit{std::move(timer), std::move(done)});
@@ -155,8 +154,7 @@ void ManagementChannel::lose(const std::string& why) {
     });
 }
 
-void ManagementChannel::late(std::uint64_t number, std::int32_t call,
-                             const std::weak_ptr<GrpcClientSession>& session) {
+void ManagementChannel::late(std::uint64_t number, std::int32_t call, const std::weak_ptr<GrpcClientSession>& session) {
     if (const auto its_own = session.lock()) {
         its_own->cancel(call);
         if (its_own == session_) flush();

@@ -1,5 +1,5 @@
-// A worker's connection to the management port: connects when a call needs it, and again after it is lost. No TLS, since
-// the port is on this machine's loopback.
+// A worker's connection to the management port: connects when a call needs it, and again after it is lost. No TLS,
+// since the port is on this machine's loopback.
 #pragma once
 
 #include <chrono>
@@ -34,10 +34,10 @@ public:
     ManagementChannel& operator=(const ManagementChannel&) = delete;
 
     /// Makes a call of `/anyserve.WorkerManagement/`. `done` is called once and later, never inside of this, unless the
-    /// channel ends before; with UNAVAILABLE when there is no connection, with DEADLINE_EXCEEDED when there is no answer
-    /// within `limit`. It may do everything but destroy the channel.
-    void call(std::string_view method, const Metadata& metadata, std::string request, std::chrono::milliseconds limit,
-              CallDone done);
+    /// channel ends before; with UNAVAILABLE when there is no connection, with DEADLINE_EXCEEDED when there is no
+    /// answer within `limit`. It may do everything but destroy the channel.
+    void call(std::string_view method, const Metadata& metadata, std::string_view request,
+              std::chrono::milliseconds limit, CallDone done);
 
 private:
     /// What ends a call that gets no answer.

@@ -122,16 +122,15 @@ void Registrar::unregister() {
     });
 }
 
-void Registrar::call(std::string_view method, std::string request, std::function<void(CallResult)> done) {
+void Registrar::call(std::string_view method, std::string_view request, std::function<void(CallResult)> done) {
     calling_ = true;
-    call_(method, std::move(request), kCallLimit,
-          [this, alive = alive_, done = std::move(done)](CallResult result) {
-              if (!*alive) return;
-              calling_ = false;
-              if (result.code == Code::ok) heard_ = EventLoop::Clock::now();  // an answer is a reply, not an error
-              if (!over_) return done(std::move(result));
-              if (left_) unregister();
-          });
+    call_(method, request, kCallLimit, [this, alive = alive_, done = std::move(done)](CallResult result) {
+        if (!*alive) return;
+        calling_ = false;
+        if (result.code == Code::ok) heard_ = EventLoop::Clock::now();  // an answer is a reply, not an error
+        if (!over_) return done(std::move(result));
+        if (left_) unregister();
+    });
 }
 
 void Registrar::log(LogLevel level, std::string_view message, std::string reason) const {

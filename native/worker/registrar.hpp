@@ -1,5 +1,6 @@
-// Keeps a worker registered: registers all that it serves, sends heartbeats, registers again when the agent does not know
-// it, and takes its leave. Mirrors reference/anyserve/worker/registration.py. Knows of the network only how to call.
+// Keeps a worker registered: registers all that it serves, sends heartbeats, registers again when the agent does not
+// know it, and takes its leave. Mirrors reference/anyserve/worker/registration.py. Knows of the network only how to
+// call.
 //
 // Rules: spec `lifecycle.worker.*`, `manage.*`.
 #pragma once
@@ -32,7 +33,7 @@ struct RegistrarOptions {
 class Registrar {
 public:
     /// Makes one call of the management service, as `ManagementChannel::call` does.
-    using Call = std::function<void(std::string_view method, std::string request, std::chrono::milliseconds limit,
+    using Call = std::function<void(std::string_view method, std::string_view request, std::chrono::milliseconds limit,
                                     CallDone done)>;
 
     /// Why a worker is to end.
@@ -70,7 +71,7 @@ private:
     void end(Reason reason, std::string message);
     void pause();
     void unregister();
-    void call(std::string_view method, std::string request, std::function<void(CallResult)> done);
+    void call(std::string_view method, std::string_view request, std::function<void(CallResult)> done);
     void log(LogLevel level, std::string_view message, std::string reason) const;
 
     EventLoop& loop_;
@@ -84,7 +85,7 @@ private:
     std::function<void()> left_;  // once it is leaving
     bool healthy_ = false;
     bool calling_ = false;
-    bool over_ = false;  // it is to end, or it leaves
+    bool over_ = false;            // it is to end, or it leaves
     std::shared_ptr<bool> alive_;  // for what calls may still tell: whether there is a registrar
 };
 
