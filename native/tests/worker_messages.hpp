@@ -32,11 +32,8 @@ struct Response {
     std::vector<Output> outputs;
     std::vector<Bytes> raw;
 
-    static constexpr auto fields() {
-        return std::tuple(field(5, &Response::outputs), field(6, &Response::raw));
-    }
+    static constexpr auto fields() { return std::tuple(field(5, &Response::outputs), field(6, &Response::raw)); }
 };
-
 
 /// A ModelInferRequest, field by field.
 class RequestText {

@@ -26,7 +26,9 @@ ReplyFrame frame_of(Reply reply, bool in_stream = false, std::size_t limit = kLi
     return reply_frame(ReplyState::of(std::move(reply)), in_stream, limit);
 }
 
-std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span(text.data(), text.size())); }
+std::span<const std::byte> bytes_of(std::string_view text) {
+    return std::as_bytes(std::span(text.data(), text.size()));
+}
 
 std::vector<iovec> parts_of(const ReplyFrame& frame) {
     std::vector<iovec> parts;
@@ -119,7 +121,8 @@ TEST(WorkerReply, IsWrappedInAStream) {
     ASSERT_FALSE(scan_stream_reply(payload, read));
     ASSERT_EQ(read.parts.size(), 1u);
     EXPECT_EQ(read.parts[0].last, payload.size());
-    EXPECT_EQ(read_message<Response>(std::string_view(payload).substr(read.parts[0].first))->raw[0].value.size(), 5000u);
+    EXPECT_EQ(read_message<Response>(std::string_view(payload).substr(read.parts[0].first))->raw[0].value.size(),
+              5000u);
 }
 
 /// What an echo makes of a request.
@@ -148,8 +151,9 @@ std::string echoed(const std::string& bytes, std::size_t outside) {
 
 TEST(WorkerReply, SendsTheRequestsOwnBytesFromWhereTheyAre) {
     const std::string large(50'000, 'x');
-    const std::string payload = echoed(
-        RequestText("m").input({"a", "UINT8", {50'000}, {}}).input({"b", "UINT8", {1}, {}}).raw(large).raw("y"), 50'000);
+    const std::string payload =
+        echoed(RequestText("m").input({"a", "UINT8", {50'000}, {}}).input({"b", "UINT8", {1}, {}}).raw(large).raw("y"),
+               50'000);
     const auto read = read_message<Response>(payload);
     EXPECT_EQ(read->outputs[0].shape, std::vector<std::int64_t>{50'000});
     EXPECT_EQ(read->raw[0].value, large);

@@ -122,7 +122,7 @@ TEST(WorkerRequest, ReadsTypedContentsAsRawOnes) {
         const auto bytes = request->tensor("x").bytes();
         return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     };
-    EXPECT_EQ(read("BOOL", 2, "\x0a\x02\x01\x00"), std::string("\1\0", 2));
+    EXPECT_EQ(read("BOOL", 2, std::string_view("\x0a\x02\x01\x00", 4)), std::string("\1\0", 2));
     EXPECT_EQ(read("INT8", 1, "\x12\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "\xff");
     EXPECT_EQ(read("INT16", 1, "\x10\x01"), std::string("\1\0", 2)) << "not packed";
     EXPECT_EQ(read("UINT64", 1, "\x2a\x01\x05"), raw_of<std::uint64_t>({5}));
@@ -139,9 +139,13 @@ TEST(WorkerRequest, RefusesWhatIsNoMessage) {
               "raw_input_contents needs 1 entries, one for each input, got 2");
     EXPECT_EQ(refusal(RequestText("m").input({"x", "INT64", {1}, {"\x1a\x01\x05"}}).raw("12345678")),
               "input 'x': a message takes typed or raw contents, not both");
-    for (const auto& [datatype, contents] : std::vector<std::pair<std::string_view, std::string_view>>{
-             {"INT8", "\x10\x80\x01"}, {"UINT8", "\x20\x80\x02"}, {"FP32", "\x10\x01"}, {"FP16", "\x10\x01"},
-             {"INT64", "\x1a\x01\xff"}, {"BOOL", "\x08\x02"}}) {
+    for (const auto& [datatype, contents] :
+         std::vector<std::pair<std::string_view, std::string_view>>{{"INT8", "\x10\x80\x01"},
+                                                                    {"UINT8", "\x20\x80\x02"},
+                                                                    {"FP32", "\x10\x01"},
+                                                                    {"FP16", "\x10\x01"},
+                                                                    {"INT64", "\x1a\x01\xff"},
+                                                                    {"BOOL", "\x08\x02"}}) {
         EXPECT_EQ(refusal(RequestText("m").input({"x", datatype, {1}, {contents}})),
                   "input 'x': the contents are not " + std::string(datatype));
     }

@@ -1,9 +1,8 @@
 // A whole worker in this process, an agent's management port beside it, and the test as the agent on its socket.
 #include "anyserve/worker.hpp"
 
-#include <gtest/gtest.h>
-
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include <atomic>
@@ -123,7 +122,8 @@ protected:
             std::unique_lock lock(own);
             std::condition_variable_any changed;
             began.fetch_add(1);
-            while (!released && !changed.wait_for(lock, request.cancellation(), 1ms, [this] { return released.load(); })) {
+            while (!released &&
+                   !changed.wait_for(lock, request.cancellation(), 1ms, [this] { return released.load(); })) {
                 if (request.cancelled()) break;
             }
             if (request.cancelled()) stopped.fetch_add(1);
@@ -154,9 +154,7 @@ protected:
         peer.reply(request);
         return peer.frame().value_or("the end");
     }
-    static std::string echo_request() {
-        return RequestText("echo").input({"x", "UINT8", {3}, {}}).raw("abc");
-    }
+    static std::string echo_request() { return RequestText("echo").input({"x", "UINT8", {3}, {}}).raw("abc"); }
     static void expect_echo(Peer& peer) {
         const std::string reply = ask(peer, echo_request());
         const auto read = read_message<Response>(reply);
@@ -211,7 +209,8 @@ TEST_F(WorkerTest, TellsFailuresInTheFormOfTheModel) {
     MessageHead head;
     ASSERT_FALSE(scan_message(unary, kResponseFields, head));
     EXPECT_EQ(*head.parameter("anyserve_error_message"), Parameter(std::string_view("as asked")));
-    const std::string streamed = ask(peer, RequestText("count").id("7").parameter("n", std::int64_t{0}).parameter("throw", true));
+    const std::string streamed =
+        ask(peer, RequestText("count").id("7").parameter("n", std::int64_t{0}).parameter("throw", true));
     StreamReply read;
     ASSERT_FALSE(scan_stream_reply(streamed, read));
     EXPECT_EQ(read.error_message, "in the end");
@@ -254,7 +253,7 @@ TEST_F(WorkerTest, HoldsUpAStreamWhileTheAgentDoesNotRead) {
     expect_echo(other);
     EXPECT_LT(produced, 100) << "a buffer's worth";
     for (int i = 0; i < 500; ++i) ASSERT_GT(peer.frame()->size(), 100'000u);
-    EXPECT_GE(produced, 500);
+    until([this] { return produced >= 500; });
     peer.close();
     EXPECT_EQ(stop(), 0) << "the handler has ended";
     EXPECT_LT(produced, 1000);
@@ -394,7 +393,8 @@ TEST(WorkerOptionsTest, AreCheckedAndTakenFromTheEnvironment) {
         setenv("ANYSERVE_GRACE", wrong, 1);
         EXPECT_THROW(static_cast<void>(WorkerOptions::from_environment()), std::invalid_argument) << wrong;
     }
-    for (const char* const name : {"ANYSERVE_MANAGEMENT", "ANYSERVE_GRACE", "ANYSERVE_MAX_MESSAGE_BYTES"}) unsetenv(name);
+    for (const char* const name : {"ANYSERVE_MANAGEMENT", "ANYSERVE_GRACE", "ANYSERVE_MAX_MESSAGE_BYTES"})
+        unsetenv(name);
 }
 
 }  // namespace

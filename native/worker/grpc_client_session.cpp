@@ -168,11 +168,15 @@ void GrpcClientSession::cancel(std::int32_t call) {
     nghttp2_submit_rst_stream(session_.get(), NGHTTP2_FLAG_NONE, call, NGHTTP2_CANCEL);
 }
 
-bool GrpcClientSession::receive(std::string_view bytes) {
+void GrpcClientSession::receive(std::string_view bytes) {
     const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
-    const bool understood = nghttp2_session_mem_recv(session_.get(), data, bytes.size()) >= 0;
+    if (nghttp2_session_mem_recv(session_.get(), data, bytes.size()) < 0) failed_ = true;
     tell_ended();
-    return understood;
+}
+
+bool GrpcClientSession::over() const noexcept {
+    if (failed_) return true;
+    return nghttp2_session_want_read(session_.get()) == 0 && nghttp2_session_want_write(session_.get()) == 0;
 }
 
 void GrpcClientSession::pump(std::string& output) {

@@ -50,10 +50,12 @@ public:
     /// Ends a call: `done` is not called any more.
     void cancel(std::int32_t call);
 
-    /// Takes bytes of the server; false if they are not HTTP/2, and the connection is over.
-    [[nodiscard]] bool receive(std::string_view bytes);
+    /// Takes bytes of the server.
+    void receive(std::string_view bytes);
     /// Appends what is to be sent.
     void pump(std::string& output);
+    /// After `pump`: the server ends the connection, or does not speak HTTP/2.
+    [[nodiscard]] bool over() const noexcept;
     /// Ends all calls with UNAVAILABLE: the connection is lost.
     void close(const std::string& why);
 
@@ -67,6 +69,7 @@ private:
 
     std::string authority_;
     std::unique_ptr<nghttp2_session, void (*)(nghttp2_session*)> session_;
+    bool failed_ = false;
     std::map<std::int32_t, std::unique_ptr<Call>> calls_;  // by stream
     std::vector<std::pair<CallDone, CallResult>> ended_;   // of which nobody has been told yet
 };

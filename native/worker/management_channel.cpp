@@ -117,15 +117,15 @@ void ManagementChannel::read() {
         if (got.error != 0) return lose(error_text(got.error));
         if (got.size == 0) return lose("the agent has closed the connection");
         const std::shared_ptr<GrpcClientSession> session = session_;
-        const bool understood = session->receive({buffer.data(), got.size});
+        session->receive({buffer.data(), got.size});
         if (session != session_) return;  // whoever was told of an end has made a call, and the connection was lost
-        if (!understood) return lose("the agent does not speak HTTP/2");
     }
 }
 
 void ManagementChannel::flush() {
     session_->pump(output_);
     if (connected_) write();
+    if (socket_ && session_->over()) lose("the agent ends the connection, or does not speak HTTP/2");
     if (socket_ && std::exchange(watched_for_, wanted()) != wanted()) loop_.modify(socket_.get(), wanted(), *this);
 }
 

@@ -147,11 +147,13 @@ void WorkerRun::cut_off() {
 }
 
 void WorkerRun::close() {
+    {
+        const std::lock_guard lock(mutex_);
+        if (std::exchange(closed_, true)) return;
+    }
     grace_ = {};
     file_.reset();
     threads_.close();
-    const std::lock_guard lock(mutex_);
-    closed_ = true;
     changed_.notify_all();
 }
 
