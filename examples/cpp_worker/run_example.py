@@ -1,4 +1,4 @@
-"""Starts app.py's server and a worker in C++ beside it, and asks both for the same; then streams from the one in C++."""
+"""Starts app.py's server and a worker in C++ beside it, asks both for the same, and streams from the one in C++."""
 
 import contextlib
 import os

@@ -336,7 +336,8 @@ TEST_F(WorkerTest, CannotBeginWhereItMayNotListen) {
 TEST_F(WorkerTest, EndsOnSigtermAndLeavesTheHandlerThatWasThere) {
     WorkerOptions given = options();
     given.handle_signals = true;
-    static std::atomic<int> others{0};
+    static std::atomic<int> others;
+    others = 0;
     const auto before = std::signal(SIGTERM, [](int) { ++others; });
     start(std::move(given));
     connect();
