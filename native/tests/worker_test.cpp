@@ -358,6 +358,8 @@ TEST(WorkerDeclarations, AreChecked) {
     declare({{"type", "x"}});
     EXPECT_THROW(declare({{"type", "x"}}), std::invalid_argument);
     EXPECT_THROW(declare({}), std::invalid_argument);
+    EXPECT_THROW(worker.serve({{"type", "y"}}, nullptr), std::invalid_argument);
+    EXPECT_THROW(worker.serve_stream({{"type", "y"}}, nullptr), std::invalid_argument);
     EXPECT_THROW(declare({{"Type", "x"}}), std::invalid_argument);
     CapabilityOptions none;
     none.max_concurrency = 0;
@@ -380,6 +382,7 @@ TEST(WorkerOptionsTest, AreCheckedAndTakenFromTheEnvironment) {
     refused([](WorkerOptions& options) { options.worker_id = "a/b"; });
     refused([](WorkerOptions& options) { options.worker_id = std::string(65, 'x'); });
     refused([](WorkerOptions& options) { options.management = "here"; });
+    refused([](WorkerOptions& options) { options.management_token = "two\nlines"; });
     refused([](WorkerOptions& options) { options.max_message_bytes = 0; });
     refused([](WorkerOptions& options) { options.heartbeat_interval = 0ms; });
     setenv("ANYSERVE_MANAGEMENT", "[::1]:1", 1);

@@ -79,6 +79,9 @@ void check_options(const WorkerOptions& options) {
     if (!parse_host_port(options.management)) {
         refuse("management takes HOST:PORT, got '" + options.management + "'");
     }
+    if (!std::ranges::all_of(options.management_token, [](char c) { return c >= ' ' && c <= '~'; })) {
+        refuse("management_token takes printable ASCII");
+    }
     if (options.max_message_bytes < 1 || options.max_message_bytes > kMostMessageBytes) {
         refuse("max_message_bytes takes 1 to " + std::to_string(kMostMessageBytes));
     }

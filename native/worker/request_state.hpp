@@ -4,7 +4,7 @@
 
 #include <atomic>
 #include <cstddef>
-#include <deque>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -48,7 +48,7 @@ private:
     [[nodiscard]] Tensor read_tensor(std::string_view message);
     void read_typed(Tensor& tensor, std::string_view message, std::string_view contents);
 
-    std::deque<std::string> typed_;  // the elements of tensors that came in typed form
+    std::list<std::string> typed_;  // the elements of tensors that came in typed form
     std::mutex mutex_;
     std::map<const std::byte*, std::unique_ptr<std::byte[]>> copies_;  // by where the elements are
 };

@@ -115,6 +115,7 @@ Worker::Worker(WorkerOptions options) : parts_(std::make_unique<Parts>(std::move
 Worker::~Worker() = default;
 
 void Worker::serve(const std::map<std::string, std::string>& capability, Handler handler, CapabilityOptions options) {
+    if (!handler) throw std::invalid_argument("a handler is empty");
     Declared declared = declare(capability, std::move(options));
     declared.handler = std::move(handler);
     parts_->add(std::move(declared));
@@ -122,6 +123,7 @@ void Worker::serve(const std::map<std::string, std::string>& capability, Handler
 
 void Worker::serve_stream(const std::map<std::string, std::string>& capability, StreamHandler handler,
                           CapabilityOptions options) {
+    if (!handler) throw std::invalid_argument("a handler is empty");
     Declared declared = declare(capability, std::move(options));
     declared.served.stream = true;
     declared.stream_handler = std::move(handler);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <stdexcept>
 #include <system_error>
@@ -45,6 +46,14 @@ WorkerServerOptions server_options(const WorkerOptions& options) {
     WorkerServerOptions made;
     made.max_frame_bytes = options.max_message_bytes + kAppendedBytes;
     return made;
+}
+
+/// Replies to several agents go out by one call, which cannot be told to do without it.
+void block_sigpipe() noexcept {
+    sigset_t pipe;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
 }
 
 Metadata authorization(const WorkerOptions& options) {
@@ -177,6 +186,7 @@ bool WorkerRun::wait_for_threads() {
 
 /// On each of the threads.
 void WorkerRun::serve() {
+    block_sigpipe();
     for (;;) {
         const HandlerThreads::Taken taken = threads_.take();
         if (!taken.exchange) break;
