@@ -17,7 +17,7 @@ namespace {
 using namespace std::chrono_literals;
 using testing::Driver;
 
-const std::string kTaken = write_message(messages::RegisterModelResponse{true, {}});
+const std::string kTaken = write_message(messages::RegisterModelResponse{true, {}, false});
 const std::string kHealthy = write_message(messages::HeartbeatResponse{true});
 const std::string kUnknown = write_message(messages::HeartbeatResponse{false});
 
@@ -38,7 +38,12 @@ protected:
                     driver.loop.stop();
                 });
             },
-            RegistrarOptions{"w", {request_of("a"), request_of("b")}, {"a", "b"}, 2ms, orphan_timeout},
+            RegistrarOptions{"w",
+                             {request_of("a"), request_of("b")},
+                             {"a", "b"},
+                             2ms,
+                             orphan_timeout,
+                             [this](bool agreed) { agreements.push_back(agreed); }},
             [this](Registrar::Reason reason, std::string) { ended = reason; }, [](const LogRecord&) {});
         driver.loop.defer([this] { registrar->start(); });
     }
@@ -73,6 +78,7 @@ protected:
     std::vector<std::pair<std::string, std::deque<CallResult>>> answers;
     bool hold = false;
     std::vector<CallDone> held;
+    std::vector<bool> agreements;
     std::optional<Registrar> registrar;
     std::optional<Registrar::Reason> ended;
     bool left = false;
@@ -96,6 +102,16 @@ TEST_F(RegistrarTest, RegistersAgainAtOnceWhenItIsUnknown) {
                             "RegisterModel b", "Heartbeat w"}));
 }
 
+TEST_F(RegistrarTest, TellsWhetherMemoryIsShared) {
+    const std::string agreed = write_message(messages::RegisterModelResponse{true, {}, true});
+    answers = {{"RegisterModel", {{Code::ok, {}, agreed}, {Code::ok, {}, agreed}, {Code::ok, {}, kTaken}}},
+               {"Heartbeat", {{Code::ok, {}, kHealthy}, {Code::ok, {}, kUnknown}}}};
+    make();
+    ASSERT_TRUE(until_called(7));
+    EXPECT_EQ(agreements, (std::vector<bool>{true, true, true, true, false, false}))
+        << "taken until it is known, and again from the restarted agent, which then does not share";
+}
+
 TEST_F(RegistrarTest, TriesAgainWhenTheAgentDoesNotAnswer) {
     answers = {{"RegisterModel", {{Code::unavailable, "refused", {}}, {Code::ok, {}, kTaken}}},
                {"Heartbeat", {{Code::deadline_exceeded, {}, {}}}}};
@@ -108,11 +124,12 @@ TEST_F(RegistrarTest, TriesAgainWhenTheAgentDoesNotAnswer) {
 }
 
 TEST_F(RegistrarTest, EndsWhenItIsRefusedAndSaysNothingMoreButItsLeave) {
-    const std::vector<CallResult> refusals{{Code::ok, {}, write_message(messages::RegisterModelResponse{false, "no"})},
-                                           {Code::invalid_argument, {}, {}},
-                                           {Code::unauthenticated, {}, {}},
-                                           {Code::unimplemented, {}, {}},
-                                           {Code::resource_exhausted, {}, {}}};
+    const std::vector<CallResult> refusals{
+        {Code::ok, {}, write_message(messages::RegisterModelResponse{false, "no", false})},
+        {Code::invalid_argument, {}, {}},
+        {Code::unauthenticated, {}, {}},
+        {Code::unimplemented, {}, {}},
+        {Code::resource_exhausted, {}, {}}};
     for (const CallResult& refusal : refusals) {
         calls.clear();
         ended.reset();

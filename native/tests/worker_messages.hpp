@@ -3,15 +3,18 @@
 
 #include <bit>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "anyserve/message_fields.hpp"
 #include "anyserve/scan.hpp"
+#include "worker_server.hpp"
 
 namespace anyserve::testing {
 
@@ -63,6 +66,11 @@ public:
 private:
     std::string bytes_;
 };
+
+/// An exchange of no connection.
+inline WorkerExchangePtr exchange_of(std::string request) {
+    return std::make_shared<WorkerExchange>(nullptr, std::make_shared<const RequestPayload>(std::move(request)));
+}
 
 /// Numbers as raw contents have them.
 template <class T>

@@ -127,7 +127,7 @@ TEST(WorkerReply, IsWrappedInAStream) {
 
 /// What an echo makes of a request.
 std::string echoed(const std::string& bytes, std::size_t outside) {
-    const auto exchange = std::make_shared<WorkerExchange>(nullptr, bytes);
+    const auto exchange = testing::exchange_of(bytes);
     const std::map<std::string, std::string> capability;
     Cancellations cancellations;
     ReplyFrame frame;
@@ -139,7 +139,7 @@ std::string echoed(const std::string& bytes, std::size_t outside) {
         for (const Tensor& tensor : request.tensors()) reply.add(tensor);
         frame = frame_of(std::move(reply));
     }
-    const std::string_view all = exchange->request();
+    const std::string_view all = exchange->request()->bytes();
     std::size_t found = 0;
     for (const iovec& part : parts_of(frame)) {
         const auto* at = static_cast<const char*>(part.iov_base);

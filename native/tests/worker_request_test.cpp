@@ -20,9 +20,8 @@ using testing::RequestText;
 class Received {
 public:
     explicit Received(std::string bytes)
-        : exchange_(std::make_shared<WorkerExchange>(nullptr, std::move(bytes))),
-          state_(exchange_, capability_, cancellations_) {
-        EXPECT_FALSE(scan_message(exchange_->request(), kRequestFields, exchange_->notes.head));
+        : exchange_(testing::exchange_of(std::move(bytes))), state_(exchange_, capability_, cancellations_) {
+        EXPECT_FALSE(scan_message(exchange_->request()->bytes(), kRequestFields, exchange_->notes.head));
         exchange_->notes.arrived = EventLoop::Clock::time_point(std::chrono::seconds(100));
         state_.read_tensors();
     }
@@ -180,7 +179,8 @@ TEST(WorkerRequest, RefusesElementsThatAreNotWhatTheyAreTakenFor) {
 
 TEST(Cancellations, TellThoseWhoAsked) {
     Cancellations cancellations;
-    WorkerExchange exchange(nullptr, "");
+    const WorkerExchangePtr made = testing::exchange_of("");
+    const WorkerExchange& exchange = *made;
     cancellations.cancelled(exchange);
     const std::stop_token token = cancellations.token(exchange);
     EXPECT_FALSE(token.stop_requested());

@@ -104,6 +104,7 @@ std::string register_request(const Declared& declared, std::string_view worker_i
     request.inputs = metadata(declared.options.inputs);
     request.outputs = metadata(declared.options.outputs);
     request.platform = declared.options.platform;
+    request.shared_memory = true;
     return write_message(request);
 }
 

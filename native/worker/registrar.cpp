@@ -48,12 +48,15 @@ void Registrar::start() {
 void Registrar::beat() { healthy_ ? heartbeat() : register_next(0); }
 
 void Registrar::register_next(std::size_t index) {
+    // Until it is known what the agent says to it: requests may come before the answer.
+    options_.share_memory(index == 0 || agreed_);
     if (index == options_.registrations.size()) return heartbeat();
     call("RegisterModel", options_.registrations[index], [this, index](const CallResult& result) {
         if (result.code != Code::ok) return failed(result);
         const auto reply = read_message<messages::RegisterModelResponse>(result.reply);
         if (!reply) return failed({Code::internal, "the answer is no RegisterModelResponse", {}});
         if (!reply->success) return refuse(std::string(reply->message));
+        agreed_ = reply->shared_memory;
         register_next(index + 1);
     });
 }

@@ -26,6 +26,8 @@ struct RegistrarOptions {
     std::vector<std::string> model_names;    ///< of those
     std::chrono::milliseconds interval;      ///< between heartbeats
     std::chrono::milliseconds orphan_timeout;
+    /// Whether requests by reference to shared memory are to be taken; called before any can come.
+    std::function<void(bool agreed)> share_memory;
 };
 
 /// Everything on the loop's thread. One call at a time is under way, so that nothing can follow the leave
@@ -84,6 +86,7 @@ private:
     EventLoop::Timer timer_;      // for the next beat, or for the end of a leave
     std::function<void()> left_;  // once it is leaving
     bool healthy_ = false;
+    bool agreed_ = false;  // on shared memory
     bool calling_ = false;
     bool over_ = false;            // it is to end, or it leaves
     std::shared_ptr<bool> alive_;  // for what calls may still tell: whether there is a registrar

@@ -142,7 +142,7 @@ ReplyFrame reply_frame(std::unique_ptr<ReplyState> reply, bool in_stream, std::s
         }
         frame.append_view(contents);
         frame.keep(state);
-        if (state->request != nullptr) frame.keep(state->request->exchange);
+        if (state->request != nullptr) frame.keep(state->request->exchange->request());
     }
     if (frame.payload_size() > limit) {
         throw std::length_error("the reply has " + std::to_string(frame.payload_size()) + " bytes, the limit is " +

@@ -54,16 +54,18 @@ RequestState::~RequestState() {
 }
 
 void RequestState::read_tensors() {
-    const auto read = read_message<RequestTensors>(exchange->request());
-    if (!read) refuse("the request cannot be parsed");
-    const auto& raw = read->raw_input_contents;
-    if (!raw.empty() && raw.size() != read->inputs.size()) {
-        refuse("raw_input_contents needs " + std::to_string(read->inputs.size()) +
-               " entries, one for each input, got " + std::to_string(raw.size()));
+    const RequestPayload& payload = *exchange->request();
+    RequestTensors read;
+    const bool whole = message_fields::merge(payload.bytes(), read) && message_fields::merge(payload.rest(), read);
+    if (!whole) refuse("the request cannot be parsed");
+    const auto& raw = read.raw_input_contents;
+    if (!raw.empty() && raw.size() != read.inputs.size()) {
+        refuse("raw_input_contents needs " + std::to_string(read.inputs.size()) + " entries, one for each input, got " +
+               std::to_string(raw.size()));
     }
-    tensors.reserve(read->inputs.size());
-    for (std::size_t i = 0; i < read->inputs.size(); ++i) {
-        Tensor tensor = read_tensor(read->inputs[i].value);
+    tensors.reserve(read.inputs.size());
+    for (std::size_t i = 0; i < read.inputs.size(); ++i) {
+        Tensor tensor = read_tensor(read.inputs[i].value);
         if (!raw.empty() && !tensor.typed_.empty()) {
             refuse("input '" + std::string(tensor.name_) + "': a message takes typed or raw contents, not both");
         }
@@ -105,7 +107,7 @@ std::span<const std::byte> RequestState::aligned(std::span<const std::byte> byte
 }
 
 bool RequestState::owns(std::span<const std::byte> bytes) const noexcept {
-    const auto request = bytes_of(exchange->request());
+    const auto request = bytes_of(exchange->request()->bytes());
     const std::less_equal<const std::byte*> before;
     return before(request.data(), bytes.data()) && before(bytes.data() + bytes.size(), request.data() + request.size());
 }

@@ -62,8 +62,9 @@ Metadata authorization(const WorkerOptions& options) {
 }
 
 RegistrarOptions registrar_options(const WorkerOptions& options, const std::vector<Declared>& declared,
-                                   const std::string& id, const std::string& path) {
-    RegistrarOptions made{id, {}, {}, options.heartbeat_interval, options.orphan_timeout};
+                                   const std::string& id, const std::string& path,
+                                   std::function<void(bool)> share_memory) {
+    RegistrarOptions made{id, {}, {}, options.heartbeat_interval, options.orphan_timeout, std::move(share_memory)};
     for (const Declared& each : declared) {
         made.registrations.push_back(register_request(each, id, path));
         made.model_names.push_back(each.served.model_name);
@@ -87,7 +88,8 @@ WorkerRun::WorkerRun(const WorkerOptions& options, const std::vector<Declared>& 
                                                     std::chrono::milliseconds limit, CallDone done) {
               channel_.call(method, metadata, request, limit, std::move(done));
           },
-          registrar_options(options, declared, worker_id_, path_),
+          registrar_options(options, declared, worker_id_, path_,
+                            [this](bool agreed) { threads_.share_memory(agreed); }),
           [this](Registrar::Reason reason, const std::string& message) {
               end(reason == Registrar::Reason::refused ? 1 : 0, message);
           },

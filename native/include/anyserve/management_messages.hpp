@@ -43,13 +43,14 @@ struct RegisterModelRequest {
     std::vector<TensorMetadata> inputs;
     std::vector<TensorMetadata> outputs;
     std::string_view platform;
+    bool shared_memory = false;
 
     static constexpr auto fields() {
         using M = RegisterModelRequest;
         return std::tuple(field(1, &M::model_name), field(2, &M::model_version), field(3, &M::worker_address),
                           field(4, &M::worker_id), field(5, &M::capability), field(6, &M::stream),
                           field(7, &M::max_concurrency), field(8, &M::priority), field(9, &M::inputs),
-                          field(10, &M::outputs), field(11, &M::platform));
+                          field(10, &M::outputs), field(11, &M::platform), field(12, &M::shared_memory));
     }
 };
 
@@ -57,10 +58,11 @@ struct RegisterModelRequest {
 struct RegisterModelResponse {
     bool success = false;
     std::string_view message;
+    bool shared_memory = false;  // of the first alone
 
     static constexpr auto fields() {
         using M = RegisterModelResponse;
-        return std::tuple(field(1, &M::success), field(2, &M::message));
+        return std::tuple(field(1, &M::success), field(2, &M::message), field(3, &M::shared_memory));
     }
 };
 using UnregisterModelResponse = RegisterModelResponse;
