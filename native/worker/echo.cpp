@@ -10,6 +10,7 @@
 #include "anyserve/code.hpp"
 #include "anyserve/scan.hpp"
 #include "anyserve/wire.hpp"
+#include "failures.hpp"
 
 namespace anyserve {
 namespace {
@@ -23,14 +24,6 @@ enum Field : std::uint32_t { kModelName = 1, kModelVersion = 2, kId = 3, kTensor
 constexpr std::uint32_t kRawInputs = 7;
 constexpr std::uint32_t kRawOutputs = 6;
 constexpr std::uint32_t kInferResponse = 2;  // of ModelStreamInferResponse
-
-/// A failure (`frame.error.code`).
-ReplyFrame refusal(Code code, std::string_view message) {
-    ReplyFrame frame;
-    append_parameter(frame.own(), wire::kErrorCode, static_cast<std::int64_t>(code));
-    append_parameter(frame.own(), wire::kErrorMessage, message);
-    return frame;
-}
 
 /// One response made of the request's own bytes: tensors and raw contents are sent from where they were read to.
 ReplyFrame echoed(const WorkerExchangePtr& exchange) {
@@ -98,7 +91,7 @@ struct Echo::Stream {
 void Echo::on_request(WorkerExchangePtr exchange) {
     MessageHead head;
     if (const Malformed malformed = scan_message(exchange->request()->bytes(), kRequestFields, head)) {
-        exchange->send(refusal(Code::invalid_argument, malformed.message), true);
+        exchange->send(failure_frame({Code::invalid_argument, malformed.message}), true);
     } else if (wants_stream(head)) {
         streams_[exchange.get()] = std::make_shared<Stream>(Stream{token_reply(head), token_count(head)});
         send_next(exchange);

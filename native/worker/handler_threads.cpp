@@ -6,6 +6,7 @@
 
 #include "anyserve/code.hpp"
 #include "anyserve/wire.hpp"
+#include "failures.hpp"
 
 namespace anyserve {
 namespace {
@@ -18,10 +19,7 @@ ReplyFrame unserved(const MessageHead& head) {
     const Parameter* chosen = head.parameter(wire::kCapability);
     const auto* capability = chosen != nullptr ? std::get_if<std::string_view>(chosen) : nullptr;
     const std::string name(capability != nullptr && !capability->empty() ? *capability : head.model_name);
-    ReplyFrame frame;
-    append_parameter(frame.own(), wire::kErrorCode, static_cast<std::int64_t>(Code::not_found));
-    append_parameter(frame.own(), wire::kErrorMessage, "this worker does not serve '" + name + "'");
-    return frame;
+    return failure_frame({Code::not_found, "this worker does not serve '" + name + "'"});
 }
 
 /// Reads the head of a request that may be in two pieces, each of whole fields as a rule.

@@ -3,8 +3,10 @@
 
 #include <array>
 #include <cstdint>
+#include <exception>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace anyserve {
 
@@ -42,8 +44,11 @@ inline constexpr Code kLastCode = Code::unauthenticated;
     return kNames[static_cast<std::size_t>(code)];
 }
 
-/// Why a request failed, as the client is told.
-struct InferenceError {
+/// Why a request failed, as the client is told. The agent hands it on as a value; handlers of workers throw it.
+struct [[gnu::visibility("default")]] InferenceError : std::exception {
+    InferenceError(Code why, std::string text) noexcept : code(why), message(std::move(text)) {}
+    [[nodiscard]] const char* what() const noexcept override { return message.c_str(); }
+
     Code code;
     std::string message;
 };
