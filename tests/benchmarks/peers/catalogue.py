@@ -231,7 +231,7 @@ PEERS = (
         "max_batch_size=32, max_wait_time=5",
         ("magika",),
     ),
-    Peer("ray", "ray", "ray", GRPC, _ray, "one replica behind Ray Serve's gRPC proxy; no dashboard"),
+    Peer("ray", "ray", "ray", GRPC, _ray, "one replica behind Ray Serve's gRPC proxy; no dashboard, no access log"),
     Peer(
         "litserve",
         "litserve",

@@ -9,6 +9,7 @@ import sys
 import time
 import venv
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 from benchmarks.subjects import ROOT
@@ -58,16 +59,16 @@ def messages() -> Path:
 
 def version(environment_: Path, distribution: str) -> str:
     """Of what is installed in an environment."""
-    shown = subprocess.run(
-        [environment_ / "bin" / "python", "-m", "pip", "show", distribution], capture_output=True, text=True, check=True
+    (found,) = metadata.distributions(
+        name=distribution, path=list(map(str, environment_.glob("lib/python*/site-packages")))
     )
-    return next(line.partition(": ")[2] for line in shown.stdout.splitlines() if line.startswith("Version: "))
+    return found.version
 
 
 def _install(place: Path, requirements: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
-    venv.create(place / "venv", with_pip=True)
-    pip = [place / "venv" / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    venv.create(place / "venv", with_pip=False)
+    pip = [sys.executable, "-m", "pip", f"--python={place / 'venv' / 'bin' / 'python'}", "--disable-pip-version-check"]
     done = subprocess.run(
         [*pip, "install", "--progress-bar=off", "-r", requirements],
         stdout=subprocess.PIPE,

@@ -176,8 +176,9 @@ def _end(process: Running) -> None:
     try:
         if process.running:
             process.signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
+        deadline = time.monotonic() + STOP_SECONDS
+        while process.running and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
         for descriptor in descriptors:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)

@@ -12,7 +12,7 @@ class Echo:
     """Identity on a numpy array."""
 
     @bentoml.api
-    def echo(self, x: Base64Bytes) -> bytes:
+    async def echo(self, x: Base64Bytes) -> bytes:
         return np.frombuffer(x, dtype=np.float32).tobytes()
 
 

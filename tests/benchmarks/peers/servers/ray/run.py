@@ -10,9 +10,12 @@ import ray
 from grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from ray import serve
 from ray.serve.config import gRPCOptions
+from ray.serve.schema import LoggingConfig
+
+QUIET = LoggingConfig(enable_access_log=False)
 
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=100)
+@serve.deployment(num_replicas=1, max_ongoing_requests=100, logging_config=QUIET)
 class Echo:
     """Identity on a numpy array."""
 
@@ -23,7 +26,7 @@ class Echo:
         return response
 
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=100)
+@serve.deployment(num_replicas=1, max_ongoing_requests=100, logging_config=QUIET)
 class Magika:
     """File types, one request after the other."""
 
@@ -50,6 +53,7 @@ if __name__ == "__main__":
     ray.init(num_cpus=2, include_dashboard=False, _temp_dir=directory, log_to_driver=False)
     serve.start(
         http_options={"host": "127.0.0.1", "port": http_port},
+        logging_config=QUIET,
         grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=["kserve_service.add_to_server"]),
     )
     serve.run({"echo": Echo, "magika": Magika}[model].bind(), route_prefix="/")
