@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import anyserve
 from benchmarks.peers.environments import SERVERS, messages
 from benchmarks.peers.questions import Form, http_base64, http_octets, kserve_grpc
 from benchmarks.subjects import ROOT, free_port
@@ -56,12 +55,11 @@ class Peer:
     Args:
         name: in the tables.
         home: of its files under servers/, and its name in BENCH_PEERS.
-        distribution: whose version is told; "": it is ours, and runs in the environment of the benchmark.
+        distribution: whose version is told.
         form: how it is asked.
         command: starts it with one model.
         note: what a reader needs to know to judge.
         models: what it is measured with.
-        missing: why it cannot be measured with this installation; "": it can.
     """
 
     name: str
@@ -71,7 +69,11 @@ class Peer:
     command: Callable[[Start], Command]
     note: str
     models: tuple[str, ...] = ("echo", "magika")
-    missing: str = ""
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it gets an environment of its own; what is ours, or written by hand, runs in the benchmark's."""
+        return (SERVERS / self.home / "requirements.txt").exists()
 
 
 def _anyserve(impl: str) -> Callable[[Start], Command]:
@@ -180,20 +182,27 @@ def _path(*directories: Path) -> dict[str, str]:
 
 GRPC = kserve_grpc()
 PEERS = (
-    Peer("native", "native", "", GRPC, _anyserve("native"), "anyserve: C++ agent, one Python worker"),
+    Peer("native", "native", "anyserve", GRPC, _anyserve("native"), "C++ agent, one Python worker"),
     Peer(
         "native, batched",
         "native",
-        "",
+        "anyserve",
         GRPC,
         _anyserve_batched,
         "the same with Batch(max_size=32, max_wait_ms=5)",
         ("magika",),
-        "" if hasattr(anyserve, "Batch") else "this anyserve has no Batch",
     ),
-    Peer("reference", "reference", "", GRPC, _anyserve("reference"), "anyserve: agent in Python, one Python worker"),
-    Peer("grpc.aio", "grpc_aio", "", GRPC, _grpcio("aio"), "written by hand, one process", ("echo",)),
-    Peer("grpcio threads", "grpc_threads", "", GRPC, _grpcio("threads"), "by hand, 10 threads, one process", ("echo",)),
+    Peer("reference", "reference", "anyserve", GRPC, _anyserve("reference"), "agent in Python, one Python worker"),
+    Peer("grpc.aio", "grpc_aio", "grpcio", GRPC, _grpcio("aio"), "written by hand, one process", ("echo",)),
+    Peer(
+        "grpcio threads",
+        "grpc_threads",
+        "grpcio",
+        GRPC,
+        _grpcio("threads"),
+        "by hand, 10 threads, one process",
+        ("echo",),
+    ),
     Peer(
         "triton",
         "triton",

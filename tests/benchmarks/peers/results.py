@@ -53,7 +53,7 @@ def report_cold_starts(report: Report, found: Mapping[Peer, Found], ours: str, l
     if ours not in medians:
         return
     report.aim(f"cold start, {ours}", limit, medians[ours], "s")
-    others = {peer.name: medians[peer.name] for peer in found if peer.distribution and peer.name in medians}
+    others = {peer.name: medians[peer.name] for peer in found if peer.foreign and peer.name in medians}
     if others:
         fastest = min(others, key=others.__getitem__)
         report.aim(f"cold start, {ours} / the fastest peer's ({fastest})", 1.0, medians[ours] / others[fastest])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -75,12 +74,12 @@ def _measure(
         pytest.skip("not installed here: nghttp2-client")
     installed, absent = _installed(chosen(model), say)
     found = measure_in_turns(installed, cases, say)
-    versions = {peer: _version(peer, place) for peer, place in installed.items()}
+    versions = {peer: f"{peer.distribution} {version(place, peer.distribution)}" for peer, place in installed.items()}
     report_cases(report, found, bounds)
     if model == "echo":
         report_cold_starts(report, found, "native", COLD_START_SECONDS)
     report_servers(report, f"Servers with {model}:", found, versions, absent)
-    ours = {peer.name: each.failures for peer, each in found.items() if not peer.distribution and each.failures}
+    ours = {peer.name: each.failures for peer, each in found.items() if not peer.foreign and each.failures}
     assert not ours, ours
 
 
@@ -88,17 +87,8 @@ def _installed(peers: Sequence[Peer], say: Callable[[str], None]) -> tuple[dict[
     """Where each can run, or why it cannot."""
     places, absent = {}, {}
     for peer in peers:
-        if peer.missing:
-            absent[peer] = peer.missing
-            continue
         try:
-            places[peer] = environment(peer.home, say) if peer.distribution else Path(sys.prefix)
+            places[peer] = environment(peer.home, say) if peer.foreign else Path(sys.prefix)
         except NotInstalled as error:
             absent[peer] = f"not installed: {error}"
     return places, absent
-
-
-def _version(peer: Peer, place: Path) -> str:
-    if not peer.distribution:
-        return f"anyserve {metadata.version('anyserve')}"
-    return f"{peer.distribution} {version(place, peer.distribution)}"
