@@ -10,10 +10,10 @@ MANAGEMENT_PORT ?= 9000
 SETUP := PYTHON='$(PYTHON)' bash .ci/setup.sh
 TOX := .venv/bin/tox run
 
-.PHONY: help serve demo test unit conformance repeat lint format tidy bench soak sanitize fuzz clean
+.PHONY: help serve demo test unit conformance repeat lint format tidy bench bench-peers soak sanitize fuzz clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 9 | sed 's/^/  make /'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 13 | sed 's/^/  make /'
 
 serve: ## set up, start examples/basic, ask it something, leave it running (Ctrl-C stops it)
 	@$(SETUP) native anyserve
@@ -55,6 +55,10 @@ tidy: ## clang-tidy on the native agent, some minutes; ARGS='native/src/registry
 bench: ## measure both agents beside nghttpd, gRPC C++ and a bare relay; tables in build/benchmarks
 	@$(SETUP) native tox tools
 	$(TOX) -e bench -- $(ARGS)
+
+bench-peers: ## measure anyserve beside other servers, which it installs into build/peers; tables in build/benchmarks
+	@$(SETUP) native tox tools
+	$(TOX) -e bench-peers -- $(ARGS)
 
 soak: ## a million requests with reconnects, cancellations and dying workers: does memory stay flat?
 	@$(SETUP) native tox tools

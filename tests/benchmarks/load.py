@@ -35,6 +35,7 @@ class Load:
         streams: requests at once on each.
         headers: beside those of gRPC, `name: value`.
         per_second: requests per second over all connections; None: as fast as answers come.
+        http1: by HTTP/1.1, and no headers of gRPC.
     """
 
     path: str
@@ -43,14 +44,17 @@ class Load:
     streams: int = 1
     headers: tuple[str, ...] = ()
     per_second: float | None = None
+    http1: bool = False
 
     def command(self, port: int, requests: int, log: Path) -> list[str]:
         """The command line of h2load."""
         command = ["h2load", f"-c{self.connections}", f"-m{self.streams}", f"-n{requests}", f"--log-file={log}"]
         if self.body is not None:
             command.append(f"--data={self.body}")
-            for header in (*GRPC_HEADERS, *self.headers):
+            for header in self.headers if self.http1 else (*GRPC_HEADERS, *self.headers):
                 command += ["-H", header]
+        if self.http1:
+            command.append("--h1")
         if self.per_second is not None:
             command += [f"--rps={self.per_second / self.connections:.3f}"]
             command += [f"--rate={STAGGERED_START}", "--rate-period=1ms"]

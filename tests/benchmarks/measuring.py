@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from benchmarks.load import Load, percentile, run
 from benchmarks.subjects import Subject
 
-__all__ = ["ROUNDS", "SECONDS", "Measured", "Trial", "measure", "ratio"]
+__all__ = ["ROUNDS", "SECONDS", "Measured", "Trial", "measure", "measure_once", "ratio", "requests_for", "rotated"]
 
 SECONDS = float(os.environ.get("BENCH_SECONDS", "1"))
 """How long one subject is loaded in one round, about."""
@@ -58,11 +58,11 @@ def measure(trials: Mapping[str, Trial], *, rounds: int = ROUNDS, seconds: float
     Raises:
         AssertionError: a request failed, or its answer had not the right length.
     """
-    counts = {name: _requests_for(trial, seconds) for name, trial in trials.items()}
+    counts = {name: requests_for(trial, seconds) for name, trial in trials.items()}
     measured = {name: Measured() for name in trials}
     for number in range(rounds):
-        for name in _rotated(list(trials), number):
-            _one(trials[name], counts[name], measured[name])
+        for name in rotated(list(trials), number):
+            measure_once(trials[name], counts[name], measured[name])
     return measured
 
 
@@ -71,7 +71,7 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
-def _requests_for(trial: Trial, seconds: float) -> int:
+def requests_for(trial: Trial, seconds: float) -> int:
     """As many as the subject answers in that time: found by a growing load, which is the warm-up too."""
     if trial.load.per_second is not None:
         return max(int(trial.load.per_second * seconds), trial.load.connections)
@@ -82,7 +82,8 @@ def _requests_for(trial: Trial, seconds: float) -> int:
     return max(int(outcome.rate * seconds), least)
 
 
-def _one(trial: Trial, requests: int, into: Measured) -> None:
+def measure_once(trial: Trial, requests: int, into: Measured) -> None:
+    """One round of a trial."""
     before = trial.subject.cpu_seconds()
     # A paced load opens its connections in the beginning.
     skip = trial.load.connections / 1000 if trial.load.per_second is not None else 0.0
@@ -97,6 +98,7 @@ def _one(trial: Trial, requests: int, into: Measured) -> None:
     into.p99.append(percentile(outcome.latencies, 99))
 
 
-def _rotated(names: list[str], by: int) -> list[str]:
+def rotated(names: list[str], by: int) -> list[str]:
+    """The order of a round."""
     by %= len(names)
     return names[by:] + names[:by]

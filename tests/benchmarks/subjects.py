@@ -20,7 +20,18 @@ from benchmarks import machine
 from support.command import started
 from support.processes import Running, eventually, short_directory
 
-__all__ = ["FILE_BYTES", "ROOT", "Subject", "agent", "built_peers", "echo_worker", "implementations", "nghttpd", "peer"]
+__all__ = [
+    "FILE_BYTES",
+    "ROOT",
+    "Subject",
+    "agent",
+    "built_peers",
+    "echo_worker",
+    "free_port",
+    "implementations",
+    "nghttpd",
+    "peer",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = Path(__file__).with_name("native")
@@ -140,7 +151,7 @@ def nghttpd() -> Iterator[Subject]:
     """nghttpd with a small file at `/file`: the library that the native agent stands on, doing the least it can do."""
     with short_directory() as directory:
         (Path(directory) / "file").write_bytes(bytes(FILE_BYTES))
-        port = _free_port()
+        port = free_port()
         process = Running(["nghttpd", "--no-tls", "-a", "127.0.0.1", "-d", directory, "-m", "1000", str(port)])
         try:
             eventually(lambda: _listens(port) or not process.running, "nghttpd listens")
@@ -150,7 +161,7 @@ def nghttpd() -> Iterator[Subject]:
             process.kill_all()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """An odd port that is free: Linux gives even ones to connections first."""
     while True:
         with socket.socket() as sock:
