@@ -79,7 +79,7 @@ class Subject:
 
 def registrations(worker_id: str, path: str) -> tuple[management.RegisterModelRequest, ...]:
     """What the echo worker offers: unary in the places that it has by default, streams in more."""
-    common = {"worker_id": worker_id, "worker_address": f"unix://{path}"}
+    common = {"worker_id": worker_id, "worker_address": f"unix://{path}", "shared_memory": True}
     return (
         management.RegisterModelRequest(model_name="echo", capability={"type": "echo"}, **common),
         management.RegisterModelRequest(

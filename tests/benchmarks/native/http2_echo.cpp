@@ -22,7 +22,7 @@ public:
     using UnaryHandler::UnaryHandler;
 
 private:
-    void on_request(std::string message) override { reply(std::move(message)); }
+    void on_request(anyserve::Payload message) override { reply(std::move(message)); }
 };
 
 }  // namespace
