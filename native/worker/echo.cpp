@@ -92,11 +92,13 @@ void Echo::on_request(WorkerExchangePtr exchange) {
     MessageHead head;
     if (const Malformed malformed = scan_message(exchange->request()->bytes(), kRequestFields, head)) {
         exchange->send(failure_frame({Code::invalid_argument, malformed.message}), true);
+        exchange->release();
     } else if (wants_stream(head)) {
         streams_[exchange.get()] = std::make_shared<Stream>(Stream{token_reply(head), token_count(head)});
         send_next(exchange);
     } else {
         exchange->send(echoed(exchange), true);
+        exchange->release();
     }
 }
 
@@ -107,7 +109,7 @@ void Echo::send_next(const WorkerExchangePtr& exchange) {
     const bool last = stream->left == 0;
     if (last) streams_.erase(found);
     const auto sent = exchange->send(last ? ReplyFrame() : ReplyFrame(stream->payload), last);
-    if (last) return;
+    if (last) return exchange->release();
     --stream->left;
     if (sent == WorkerExchange::Sent::yes) loop_.defer([this, exchange] { send_next(exchange); });
 }

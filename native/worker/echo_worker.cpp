@@ -1,7 +1,8 @@
 // A worker in C++ that echoes: for benchmarks and the soak, and a small example of a worker on this library.
 //
 // Usage: echo_worker PATH. Listens at the Unix socket PATH, says so in one line, and serves until it is killed.
-// Whoever started it registers it (`echo`, unary; `tokens`, streaming) at an agent's management port.
+// Whoever started it registers it (`echo`, unary; `tokens`, streaming) at an agent's management port, with or without
+// `shared_memory`.
 #include <cstdio>
 #include <cstdlib>
 #include <utility>
@@ -24,6 +25,7 @@ int main(int argc, char** argv) {
     anyserve::EventLoop loop;
     anyserve::Echo echo(loop);
     anyserve::WorkerServer server(loop, echo);
+    server.share_memory(true);
     server.listen(std::move(listening.sockets.front()));
     std::puts("listening");
     std::fflush(stdout);
