@@ -165,7 +165,7 @@ class StackedHandler(BatchHandler):
             group = tuple((name, arrays[name].dtype, arrays[name].shape[1:]) for name in sorted(arrays))
             return await serve(Entry(arrays, context, _rows(arrays, self.limits.max_size), group))
 
-        return self._form.in_place(function).handler()
+        return self._form.with_function(function).handler()
 
     def call(self, entries: Sequence[Entry]) -> Any:
         names = entries[0].content

@@ -211,7 +211,7 @@ class TensorForm:
 
         return replace(Handler.of(handle), form=self)
 
-    def in_place(self, function: Callable[..., Any]) -> TensorForm:
+    def with_function(self, function: Callable[..., Any]) -> TensorForm:
         """The same inputs and outputs with another function, which takes the context whether this one did or not."""
         form = copy(self)
         form.function = function
