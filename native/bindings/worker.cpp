@@ -59,7 +59,6 @@ public:
 
     [[nodiscard]] std::vector<Notice> take() {
         const std::lock_guard lock(mutex_);
-        if (waiting_.empty()) return {};
         eventfd_t count = 0;
         if (!quiet_) eventfd_read(readable_.get(), &count);
         return std::exchange(waiting_, {});

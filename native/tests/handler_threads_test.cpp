@@ -42,6 +42,7 @@ public:
         handlers.listen(socket.listen());
     }
     ~Program() {
+        gate.open();
         handlers.close();
         handlers.loop().stop();
         join();
@@ -79,6 +80,7 @@ public:
     EventLoop loop;
     testing::WorkerRecorder sink;
     testing::WorkerSocket socket;
+    Gate gate;  // for handlers; open at the end
     HandlerThreads handlers;
     Handler handler = [](const WorkerExchangePtr& exchange) { exchange->reply(ReplyFrame(exchange->notes.head.id)); };
 
@@ -123,7 +125,7 @@ TEST(HandlerThreads, AnswersOneAfterTheOther) {
 
 TEST(HandlerThreads, NoMoreHandlersRunThanThereArePlaces) {
     Program program({served("m", 2)});
-    Gate gate;
+    Gate& gate = program.gate;
     std::atomic<std::size_t> running{0}, most{0};
     program.handler = [&](const WorkerExchangePtr& exchange) {
         const std::size_t now = ++running;
@@ -147,7 +149,7 @@ TEST(HandlerThreads, NoMoreHandlersRunThanThereArePlaces) {
 TEST(HandlerThreads, SlowHandlersRunInParallel) {
     constexpr std::size_t kMany = 16;
     Program program({served("m", kMany)});
-    Gate gate;
+    Gate& gate = program.gate;
     program.handler = held_by(gate);
     program.start();
     auto peers = connected(program, kMany);
@@ -160,7 +162,7 @@ TEST(HandlerThreads, SlowHandlersRunInParallel) {
 
 TEST(HandlerThreads, PlacesAreOfEachHandler) {
     Program program({served("slow", 1), served("quick", 1)});
-    Gate gate;
+    Gate& gate = program.gate;
     program.handler = [&](const WorkerExchangePtr& exchange) {
         if (exchange->notes.served == 0) gate.pass();
         exchange->reply(ReplyFrame(exchange->notes.head.id));
@@ -198,7 +200,7 @@ TEST(HandlerThreads, AQuickHandlersThreadIsTheOnlyOneThatIsWoken) {
 
 TEST(HandlerThreads, AHandlerThatBlocksOutOfTheBlueHoldsUpNobodyElse) {
     Program program({served("m", 4)});
-    Gate gate;
+    Gate& gate = program.gate;
     program.handler = [&](const WorkerExchangePtr& exchange) {
         if (exchange->notes.head.id == "held") gate.pass();
         exchange->reply(ReplyFrame(exchange->notes.head.id));
@@ -221,7 +223,7 @@ TEST(HandlerThreads, AHandlerThatBlocksOutOfTheBlueHoldsUpNobodyElse) {
 
 TEST(HandlerThreads, AReplyThatIsHeldIsSentAlthoughTheNextHandlerBlocks) {
     Program program({served("m", 2)});
-    Gate gate;
+    Gate& gate = program.gate;
     std::atomic<int> calls{0};
     program.handler = [&](const WorkerExchangePtr& exchange) {
         if (++calls == 2) gate.pass();
@@ -244,7 +246,7 @@ TEST(HandlerThreads, AReplyThatIsHeldIsSentAlthoughTheNextHandlerBlocks) {
 
 TEST(HandlerThreads, ACancelledRequestThatWaitsForAPlaceIsDroppedAtOnce) {
     Program program({served("m", 1)});
-    Gate gate;
+    Gate& gate = program.gate;
     program.handler = held_by(gate);
     program.start();
     auto peers = connected(program, 3);
@@ -268,7 +270,7 @@ TEST(HandlerThreads, ACancelledRequestThatWaitsForAPlaceIsDroppedAtOnce) {
 
 TEST(HandlerThreads, ACancelledExchangeKeepsItsPlaceUntilItsHandlerEnds) {
     Program program({served("m", 1)});
-    Gate gate;
+    Gate& gate = program.gate;
     program.handler = held_by(gate);
     program.start();
     auto peers = connected(program, 2);
@@ -297,7 +299,7 @@ TEST(HandlerThreads, CloseWakesAllThatWait) {
 
 TEST(HandlerThreads, CloseReachesThreadsInHandlersToo) {
     Program program({served("m", 2)});
-    Gate gate;
+    Gate& gate = program.gate;
     program.handler = [&](const WorkerExchangePtr& exchange) {
         gate.pass();
         EXPECT_TRUE(exchange->cancelled());
@@ -316,7 +318,7 @@ TEST(HandlerThreads, CloseReachesThreadsInHandlersToo) {
 
 TEST(HandlerThreads, DrainsBehindTheLastReply) {
     Program program({served("m", 2)});
-    Gate gate;
+    Gate& gate = program.gate;
     program.handler = held_by(gate);
     program.start();
     Peer peer = program.connect();

@@ -55,9 +55,9 @@ TEST_F(InTurn, IsOneFrame) {
     EXPECT_EQ(bytes_of(frame), all);
     EXPECT_EQ(frame.size(), all.size());
     EXPECT_EQ(frame.payload_size(), all.size() - 4);
-    std::string payload = "before ";
-    frame.append_payload_to(payload);
-    EXPECT_EQ(payload, "before " + all.substr(4));
+    std::string payload(frame.payload_size() + 1, '.');
+    frame.copy_payload_to(payload);
+    EXPECT_EQ(payload, all.substr(4) + ".");
 }
 
 TEST_F(InTurn, SendsOthersBytesFromWhereTheyAre) {
@@ -98,6 +98,14 @@ TEST_F(InTurn, KeepsToTheRoomThatThereIs) {
 TEST_F(InTurn, StaysItselfWhenItIsMoved) {
     const ReplyFrame moved = std::move(frame);
     EXPECT_EQ(bytes_of(moved), all);
+}
+
+TEST(ReplyFrame, MayBeAReference) {
+    ReplyFrame frame = ReplyFrame::by_reference(0x1234);
+    const std::string before = bytes_of(frame);
+    frame.seal();
+    EXPECT_EQ(bytes_of(frame), before) << "its prefix says more than a length";
+    EXPECT_EQ(frame.size(), before.size());
 }
 
 TEST(ReplyFrame, EmptyViewsAreNoParts) {

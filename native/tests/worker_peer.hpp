@@ -8,6 +8,7 @@
 #include <functional>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,10 @@
 #include "worker_server.hpp"
 
 namespace anyserve::testing {
+
+[[nodiscard]] inline std::string_view bytes_of(const WorkerExchangePtr& exchange) {
+    return exchange->request()->bytes();
+}
 
 /// A socket that listens in a directory of its own.
 class WorkerSocket {
@@ -87,7 +92,6 @@ private:
 /// Where threads wait until the test lets them go.
 class Gate {
 public:
-    ~Gate() { open(); }
     void pass() {
         std::unique_lock lock(mutex_);
         ++arrived_;

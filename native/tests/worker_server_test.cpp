@@ -15,6 +15,7 @@
 namespace anyserve {
 namespace {
 
+using testing::bytes_of;
 using testing::framed;
 using testing::Peer;
 using Sent = WorkerExchange::Sent;
@@ -83,7 +84,7 @@ protected:
 TEST_F(WorkerServerTest, FramesMayComeInAnyPieces) {
     const std::string big(FrameReader::kRoomBytes + 1000, 'b');
     const std::array<std::string, 4> payloads{"one", "", "three", big};
-    sink.act = [](const WorkerExchangePtr& exchange) { exchange->send(ReplyFrame(exchange->request()), true); };
+    sink.act = [](const WorkerExchangePtr& exchange) { exchange->send(ReplyFrame(bytes_of(exchange)), true); };
     std::string stream;
     for (const std::string& payload : payloads) stream += framed(payload);
     Peer peer = connect();
@@ -102,7 +103,7 @@ TEST_F(WorkerServerTest, FramesMayComeInAnyPieces) {
 }
 
 TEST_F(WorkerServerTest, FramesMayComeByteByByte) {
-    sink.act = [](const WorkerExchangePtr& exchange) { exchange->send(ReplyFrame(exchange->request()), true); };
+    sink.act = [](const WorkerExchangePtr& exchange) { exchange->send(ReplyFrame(bytes_of(exchange)), true); };
     Peer peer = connect();
     const std::string stream = framed("one") + framed("") + framed("three");
     for (const char byte : stream) {
@@ -120,7 +121,7 @@ TEST_F(WorkerServerTest, OneExchangeIsUnderWayAtATime) {
     peer.send(stream);
     for (std::size_t n = 0; n <= kEarlyFrames; ++n) {
         const auto exchange = request(n + 1);
-        EXPECT_EQ(exchange->request(), std::to_string(n)) << "in order";
+        EXPECT_EQ(bytes_of(exchange), std::to_string(n)) << "in order";
         driver.turn();
         EXPECT_EQ(sink.requests.size(), n + 1) << "the next one waits for the reply";
         reply(exchange, "reply " + std::to_string(n));
@@ -150,7 +151,7 @@ TEST_F(WorkerServerTest, TooManyEarlyBytesEndTheConnection) {
 }
 
 TEST_F(WorkerServerTest, AnAgentThatAsksAndReadsNothingIsNotServedWithoutEnd) {
-    sink.act = [](const WorkerExchangePtr& exchange) { exchange->reply(ReplyFrame(exchange->request())); };
+    sink.act = [](const WorkerExchangePtr& exchange) { exchange->reply(ReplyFrame(bytes_of(exchange))); };
     Peer peer = connect();
     std::string stream;
     for (int n = 0; n < 1000; ++n) stream += framed("");
@@ -169,7 +170,7 @@ TEST_F(WorkerServerTest, TheNextRequestWaitsForRoomBehindTheReply) {
     driver.turn();
     EXPECT_EQ(sink.requests.size(), 1U);
     EXPECT_TRUE(read(peer, 4 + big.size()) == framed(big));
-    EXPECT_EQ(request(2)->request(), "second");
+    EXPECT_EQ(bytes_of(request(2)), "second");
 }
 
 TEST_F(WorkerServerTest, AnEndOfTheStreamCancels) {
@@ -184,7 +185,7 @@ TEST_F(WorkerServerTest, AnEndOfTheStreamCancels) {
         EXPECT_EQ(exchange->send(ReplyFrame("late"), false), Sent::over);
         EXPECT_FALSE(exchange->wait_writable());
         EXPECT_FALSE(exchange->full());
-        EXPECT_EQ(exchange->request(), "request") << "its bytes stay as long as it does";
+        EXPECT_EQ(bytes_of(exchange), "request") << "its bytes stay as long as it does";
         if (half) {
             EXPECT_TRUE(peer.wait_for_end());
         }
@@ -237,7 +238,7 @@ TEST_F(WorkerServerTest, AFrameAboveTheLimitEndsTheConnection) {
 TEST_F(WorkerServerTest, AFrameOfTheLimitIsTaken) {
     Peer peer = connect();
     std::thread writer([&] { peer.send(framed(std::string(kLimit, 'x'))); });
-    EXPECT_EQ(request()->request().size(), kLimit);
+    EXPECT_EQ(bytes_of(request()).size(), kLimit);
     writer.join();
 }
 
@@ -449,7 +450,7 @@ TEST_F(WorkerServerTest, WhatWasSentBeforeTheDrainIsServed) {
     peer.send(framed("sent before"));
     server.drain();
     const auto exchange = request(2);
-    EXPECT_EQ(exchange->request(), "sent before");
+    EXPECT_EQ(bytes_of(exchange), "sent before");
     EXPECT_EQ(sink.drained, 0U);
     reply(exchange, "reply");
     EXPECT_TRUE(driver.until([&] { return sink.drained > 0; }));
@@ -475,7 +476,7 @@ TEST_F(WorkerServerTest, MayListenAnew) {
     EXPECT_EQ(connect_unix(socket.path()).error, ECONNREFUSED);
     Peer after = another.connect();
     begin(after, "after");
-    for (const auto& exchange : sink.requests) reply(exchange, exchange->request());
+    for (const auto& exchange : sink.requests) reply(exchange, bytes_of(exchange));
     EXPECT_EQ(before.frame(), "before") << "what is open stays";
     EXPECT_EQ(after.frame(), "after");
 }
@@ -493,7 +494,7 @@ TEST(WorkerServer, ExchangesMayOutliveIt) {
     }
     const auto& exchange = sink.requests.front();
     EXPECT_TRUE(exchange->cancelled());
-    EXPECT_EQ(exchange->request(), "request");
+    EXPECT_EQ(bytes_of(exchange), "request");
     EXPECT_EQ(exchange->send(ReplyFrame("late"), true), Sent::over);
 }
 

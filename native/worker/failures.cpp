@@ -1,5 +1,7 @@
 #include "failures.hpp"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 
@@ -13,14 +15,24 @@ constexpr std::uint32_t kId = 3;             // of ModelInferResponse
 constexpr std::uint32_t kErrorMessage = 1;   // of ModelStreamInferResponse
 constexpr std::uint32_t kInferResponse = 2;  // of the same
 
+/// Of a message: more than an agent passes on, less than any limit of a reply.
+constexpr std::size_t kMostMessageBytes = 8192;
+
 /// A code that a failure may have: OK is none.
 InferenceError checked(const InferenceError& error) {
     return error.code == Code::ok ? InferenceError(Code::internal, error.message) : error;
 }
 
+/// At the end of a character.
+std::string cut(std::string_view text) {
+    std::size_t size = std::min(text.size(), kMostMessageBytes);
+    while (size < text.size() && size > 0 && (static_cast<unsigned char>(text[size]) & 0xC0U) == 0x80U) --size;
+    return std::string(text.substr(0, size));
+}
+
 /// What is not UTF-8 cannot travel: its bytes beyond ASCII are written as `\xNN`.
 std::string as_utf8(std::string_view text) {
-    if (is_utf8(text)) return std::string(text);
+    if (is_utf8(text)) return cut(text);
     constexpr std::string_view digits = "0123456789abcdef";
     std::string escaped;
     for (const char c : text) {
@@ -32,7 +44,7 @@ std::string as_utf8(std::string_view text) {
             escaped += digits[byte & 0xF];
         }
     }
-    return escaped;
+    return cut(escaped);
 }
 
 void append_code(std::string& response, Code code) {

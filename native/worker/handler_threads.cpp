@@ -62,6 +62,7 @@ HandlerThreads::~HandlerThreads() {
     }
     watch_.notify_all();
     if (watcher_.joinable()) watcher_.join();
+    server_.close();  // while all is there that it tells us
 }
 
 void HandlerThreads::on_request(WorkerExchangePtr exchange) {

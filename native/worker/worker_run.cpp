@@ -176,6 +176,7 @@ void WorkerRun::start_thread() {
     } catch (const std::system_error& error) {  // there are too many: others run what this one would have run
         log(LogLevel::warning, "a thread cannot be started", error.what());
         if (started_.empty()) throw;
+        threads_.thread_not_started();
     }
 }
 

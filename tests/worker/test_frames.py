@@ -11,6 +11,7 @@ import pytest
 
 from anyserve import Code, ModelInferRequest
 from anyserve._proto import grpc_predict_v2_pb2 as pb
+from anyserve.worker.answers import MAX_ERROR_CHARACTERS
 from support.command import FACTS
 from support.scripted_agent import Frames, ScriptedWorker, failure, request, scripted
 
@@ -48,6 +49,17 @@ async def async_held(request):
 @app.capability(type="fails")
 def fails(request):
     raise InferenceError(Code.ABORTED, "no")
+
+
+@app.capability(type="fails-at-length")
+def fails_at_length(request):
+    raise ValueError("no " * 50_000)
+
+
+@app.capability(type="stream-fails-at-length")
+def stream_fails_at_length(request):
+    yield {"n": [0]}
+    raise ValueError("no " * 50_000)
 
 
 @app.capability(type="tokens")
@@ -138,6 +150,14 @@ def test_stream_that_fails(connection: Frames) -> None:
     assert last.error_message == "no"
     assert last.infer_response.id == "i"
     assert failure(last.infer_response)[0] == Code.ABORTED
+
+
+def test_a_failure_at_length_is_cut_and_the_connection_stays(connection: Frames) -> None:
+    message = ("no " * 50_000)[:MAX_ERROR_CHARACTERS]
+    assert failure(connection.ask(request("fails-at-length"))) == (Code.INTERNAL, message)
+    connection.send(request("stream-fails-at-length").SerializeToString())
+    assert [reply.error_message for reply in connection.replies()] == ["", message]
+    assert connection.ask(request("echo", n=[1])).tensors()["n"].tolist() == [1]
 
 
 def test_empty_replies_do_not_end_a_stream(connection: Frames) -> None:

@@ -42,7 +42,8 @@ def keep(x):
 
 @app.tensors(type="kept")
 def tell_kept(x):
-    return {"first": np.array([each[0] for each in kept]), "whole": np.array([(each == each[0]).all() for each in kept])}
+    whole = [(each == each[0]).all() for each in kept]
+    return {"first": np.array([each[0] for each in kept]), "whole": np.array(whole)}
 
 
 @app.tensors(type="dictionary", max_concurrency=1)

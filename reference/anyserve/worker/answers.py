@@ -159,5 +159,5 @@ def _error_parameters(error: InferenceError) -> Mapping[str, pb.InferParameter]:
 
 
 def _encodable(text: str) -> str:
-    """The text, not too long, with what UTF-8 cannot hold (lone surrogates, as in names of files) written as escapes."""
+    """The text, cut, with what UTF-8 cannot hold (lone surrogates, as in names of files) written as escapes."""
     return text[:MAX_ERROR_CHARACTERS].encode(errors="backslashreplace").decode()
