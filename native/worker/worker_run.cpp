@@ -38,6 +38,7 @@ std::string socket_path(const WorkerOptions& options, const std::string& id) {
 
 std::vector<Served> served(const std::vector<Declared>& declared) {
     std::vector<Served> made;
+    made.reserve(declared.size());
     for (const Declared& each : declared) made.push_back(each.served);
     return made;
 }

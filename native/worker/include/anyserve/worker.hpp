@@ -28,8 +28,7 @@
 #include "anyserve/exchange.hpp"
 #include "anyserve/log.hpp"
 
-namespace anyserve {
-inline namespace v1 {
+namespace anyserve::inline v1 {
 
 /// What a worker is told by whoever starts it. Names and defaults are those of `python -m anyserve.worker`.
 struct ANYSERVE_WORKER_API WorkerOptions {
@@ -101,5 +100,4 @@ private:
     std::unique_ptr<Parts> parts_;
 };
 
-}  // namespace v1
-}  // namespace anyserve
+}  // namespace anyserve::inline v1
