@@ -19,7 +19,7 @@ namespace anyserve {
 namespace {
 
 /// For handlers to end when they are cut off.
-constexpr std::chrono::seconds kCutOff{1};
+constexpr std::chrono::seconds kCutOff{5};
 
 std::string worker_id(const WorkerOptions& options) {
     if (!options.worker_id.empty()) return options.worker_id;
