@@ -24,10 +24,11 @@ public:
     Scripted(ServerCall& call, std::vector<std::string>& notes) : UnaryHandler(call), notes_(notes) {
         for (const auto& [name, value] : call.facts().metadata) notes_.push_back(name + "=" + value);
     }
-    void on_request(std::string message) override {
+    void on_request(Payload request) override {
+        const std::string message = std::move(request).take();
         if (message == "fail") return call().finish(Code::not_found, "größe: 100%");
         if (message == "long") return reply(std::string(GrpcClientSession::kMaxReplyBytes + 1, 'x'));
-        if (message != "wait") reply(std::move(message));
+        if (message != "wait") reply(message);
     }
     void on_cancel() override { notes_.emplace_back("cancelled"); }
 

@@ -39,6 +39,7 @@ void check(const std::vector<TensorSpec>& tensors) {
 
 std::vector<messages::TensorMetadata> metadata(const std::vector<TensorSpec>& tensors) {
     std::vector<messages::TensorMetadata> made;
+    made.reserve(tensors.size());
     for (const TensorSpec& tensor : tensors) made.push_back({tensor.name, tensor.datatype, tensor.shape});
     return made;
 }

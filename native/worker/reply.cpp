@@ -60,7 +60,7 @@ std::span<std::byte> Reply::add_room(std::string_view name, std::string_view dat
     const auto count = element_count(shape, element_bytes);
     if (!count) throw std::invalid_argument(about(name, datatype, shape) + " is too large, or has a negative size");
     const std::size_t size = *count * element_bytes;
-    auto own = std::make_unique_for_overwrite<std::byte[]>(size);
+    auto own = make_heap_bytes(size);
     const std::span<std::byte> room(own.get(), size);
     ReplyState::Output& output = state_->add(name, datatype, shape);
     output.own = std::move(own);
@@ -78,8 +78,9 @@ void Reply::add(std::string_view name, std::string_view datatype, std::vector<st
                                     " bytes");
     }
     ReplyState::Output& output = state_->add(name, datatype, shape);
-    if (!owner && !(state_->request != nullptr && state_->request->owns(bytes))) {
-        output.own = std::make_unique_for_overwrite<std::byte[]>(bytes.size());
+    const bool requests_own = state_->request != nullptr && state_->request->owns(bytes);
+    if (!owner && !requests_own) {
+        output.own = make_heap_bytes(bytes.size());
         std::ranges::copy(bytes, output.own.get());
         bytes = {output.own.get(), bytes.size()};
     }
@@ -106,7 +107,7 @@ void Reply::add(const Tensor& tensor) {
     output.typed = tensor.typed_;
     output.bytes = tensor.bytes_;
     if (state_->request != nullptr && state_->request->owns(tensor.bytes_)) return;
-    output.own = std::make_unique_for_overwrite<std::byte[]>(tensor.bytes_.size());
+    output.own = make_heap_bytes(tensor.bytes_.size());
     std::ranges::copy(tensor.bytes_, output.own.get());
     output.bytes = {output.own.get(), tensor.bytes_.size()};
 }

@@ -13,15 +13,14 @@
 #include "reply_frame.hpp"
 #include "request_state.hpp"
 
-namespace anyserve {
-inline namespace v1 {
+namespace anyserve::inline v1 {
 
 struct ReplyState {
     /// One output: its InferOutputTensor without contents, and its elements in raw form.
     struct Output {
         std::string head;
         std::span<const std::byte> bytes;  // in `own`, in the request's memory, or kept by `owner`
-        std::unique_ptr<std::byte[]> own;
+        HeapBytes own;
         std::shared_ptr<const void> owner;
         std::string_view typed;  // the whole message, where the output is an input that came in typed form
     };
@@ -42,5 +41,4 @@ struct ReplyState {
 /// std::length_error: its payload is longer than `limit`.
 [[nodiscard]] ReplyFrame reply_frame(std::unique_ptr<ReplyState> reply, bool in_stream, std::size_t limit);
 
-}  // namespace v1
-}  // namespace anyserve
+}  // namespace anyserve::inline v1

@@ -100,7 +100,7 @@ std::span<const std::byte> RequestState::aligned(std::span<const std::byte> byte
     const std::lock_guard lock(mutex_);
     auto& copy = copies_[bytes.data()];
     if (!copy) {
-        copy = std::make_unique_for_overwrite<std::byte[]>(bytes.size());  // on any boundary that elements need
+        copy = make_heap_bytes(bytes.size());
         std::ranges::copy(bytes, copy.get());
     }
     return {copy.get(), bytes.size()};

@@ -17,8 +17,13 @@
 #include "cancellations.hpp"
 #include "worker_server.hpp"
 
-namespace anyserve {
-inline namespace v1 {
+namespace anyserve::inline v1 {
+
+/// Bytes on the heap, on any boundary that elements need, and not set to anything.
+using HeapBytes = std::unique_ptr<std::byte[]>;  // NOLINT(*-c-arrays)
+[[nodiscard]] inline HeapBytes make_heap_bytes(std::size_t size) {
+    return std::make_unique_for_overwrite<std::byte[]>(size);  // NOLINT(*-c-arrays)
+}
 
 /// Lives on the stack of the thread that runs the handler.
 struct RequestState {
@@ -50,8 +55,7 @@ private:
 
     std::list<std::string> typed_;  // the elements of tensors that came in typed form
     std::mutex mutex_;
-    std::map<const std::byte*, std::unique_ptr<std::byte[]>> copies_;  // by where the elements are
+    std::map<const std::byte*, HeapBytes> copies_;  // by where the elements are
 };
 
-}  // namespace v1
-}  // namespace anyserve
+}  // namespace anyserve::inline v1

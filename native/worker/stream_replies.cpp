@@ -2,8 +2,7 @@
 
 #include <utility>
 
-namespace anyserve {
-inline namespace v1 {
+namespace anyserve::inline v1 {
 
 void StreamReplies::send(Reply reply) {
     ReplyFrame frame = reply_frame(ReplyState::of(std::move(reply)), true, limit_);
@@ -16,5 +15,4 @@ void StreamReplies::send(Reply reply) {
 
 void Stream::send(Reply reply) { replies_.send(std::move(reply)); }
 
-}  // namespace v1
-}  // namespace anyserve
+}  // namespace anyserve::inline v1

@@ -7,8 +7,7 @@
 #include "reply_state.hpp"
 #include "worker_server.hpp"
 
-namespace anyserve {
-inline namespace v1 {
+namespace anyserve::inline v1 {
 
 class StreamReplies {
 public:
@@ -22,5 +21,4 @@ private:
     std::size_t limit_;
 };
 
-}  // namespace v1
-}  // namespace anyserve
+}  // namespace anyserve::inline v1

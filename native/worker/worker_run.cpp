@@ -19,7 +19,7 @@ namespace anyserve {
 namespace {
 
 /// For handlers to end when they are cut off.
-constexpr std::chrono::seconds kCutOff{1};
+constexpr std::chrono::seconds kCutOff{5};
 
 std::string worker_id(const WorkerOptions& options) {
     if (!options.worker_id.empty()) return options.worker_id;
@@ -38,6 +38,7 @@ std::string socket_path(const WorkerOptions& options, const std::string& id) {
 
 std::vector<Served> served(const std::vector<Declared>& declared) {
     std::vector<Served> made;
+    made.reserve(declared.size());
     for (const Declared& each : declared) made.push_back(each.served);
     return made;
 }
@@ -104,7 +105,7 @@ WorkerRun::~WorkerRun() { loop_.remove(stop_.get()); }
 
 int WorkerRun::run() {
     loop_.post([this] { begin(); });
-    start_thread();
+    if (!start_thread()) return 1;
     if (!wait_for_threads()) {
         log(LogLevel::error, "a handler does not end, and the process ends without it");
         file_.reset();
@@ -168,15 +169,15 @@ void WorkerRun::close() {
     changed_.notify_all();
 }
 
-void WorkerRun::start_thread() {
+bool WorkerRun::start_thread() {
     const std::lock_guard lock(mutex_);
     try {
         started_.emplace_back([this] { serve(); });
         ++running_;
+        return true;
     } catch (const std::system_error& error) {  // there are too many: others run what this one would have run
         log(LogLevel::warning, "a thread cannot be started", error.what());
-        if (started_.empty()) throw;
-        threads_.thread_not_started();
+        return false;
     }
 }
 
@@ -193,7 +194,7 @@ void WorkerRun::serve() {
     for (;;) {
         const HandlerThreads::Taken taken = threads_.take();
         if (!taken.exchange) break;
-        if (taken.start_thread) start_thread();
+        if (taken.start_thread && !start_thread()) threads_.thread_not_started();
         handle(taken.exchange);
         threads_.ended(taken.exchange);
     }

@@ -52,7 +52,7 @@ private:
     void cut_off();
     void close();
 
-    void start_thread();
+    [[nodiscard]] bool start_thread();
     void serve();
     void handle(const WorkerExchangePtr& exchange);
     [[nodiscard]] ReplyFrame unary(const Declared& declared, const WorkerExchangePtr& exchange);

@@ -17,10 +17,8 @@
 #define ANYSERVE_WORKER_API
 #endif
 
-namespace anyserve {
-
 // In a namespace of its own, though users need not name it: the agent has rooms with the same names.
-inline namespace v1 {
+namespace anyserve::inline v1 {
 
 static_assert(std::endian::native == std::endian::little, "tensors are little-endian on the wire, and not converted");
 
@@ -33,7 +31,7 @@ struct TensorSpec {
 
 /// The datatype of tensors that a C++ type is written as.
 template <class T>
-inline constexpr std::string_view kDatatypeOf = "";
+inline constexpr std::string_view kDatatypeOf;
 template <>
 inline constexpr std::string_view kDatatypeOf<bool> = "BOOL";
 template <>
@@ -104,5 +102,4 @@ private:
     friend class Reply;
 };
 
-}  // namespace v1
-}  // namespace anyserve
+}  // namespace anyserve::inline v1

@@ -28,8 +28,7 @@
 #include "anyserve/exchange.hpp"
 #include "anyserve/log.hpp"
 
-namespace anyserve {
-inline namespace v1 {
+namespace anyserve::inline v1 {
 
 /// What a worker is told by whoever starts it. Names and defaults are those of `python -m anyserve.worker`.
 struct ANYSERVE_WORKER_API WorkerOptions {
@@ -90,8 +89,8 @@ public:
     /// Serves until it is told to stop, once. Returns the process's exit status: 0 after SIGTERM, `stop`, or when no
     /// agent answers for `orphan_timeout`; 1 when it cannot begin, or the agent refuses it, which the log tells.
     ///
-    /// A handler that still runs a second after its exchange was cut off, at the end of `grace`, ends with the process:
-    /// `run` ends it then.
+    /// A handler that still runs five seconds after its exchange was cut off, at the end of `grace`, ends with the
+    /// process: `run` ends it then.
     [[nodiscard]] int run();
     /// Has `run` take leave of the agent, end what is under way, and return. Any thread, also before `run`.
     void stop() noexcept;
@@ -101,5 +100,4 @@ private:
     std::unique_ptr<Parts> parts_;
 };
 
-}  // namespace v1
-}  // namespace anyserve
+}  // namespace anyserve::inline v1
