@@ -226,7 +226,7 @@ PEERS = (
         "mlserver",
         GRPC,
         _mlserver,
-        "parallel_workers=0: one process, where the default has a second for models; metrics off; echo hands on the "
+        "parallel_workers=0: one process, less than the default; metrics off; echo hands on the "
         "lists that MLServer decodes to",
     ),
     Peer("kserve", "kserve", "kserve", GRPC, _kserve, "one worker; log of latencies off"),
