@@ -2,18 +2,20 @@
 #
 # PYTHON=python3.12        the Python for .venv (default: the first of 3.11 or later that has venv)
 # PORT=, MANAGEMENT_PORT=  where `make serve` and `make demo` listen (default 8000 and 9000; 0: any free port)
+# BASE=main                what `make bench-compare` compares with: a git ref, a tree, or a file of counts
 # ARGS=                    handed to tox or pytest: make test ARGS='-e oldest', make unit ARGS='-k framing'
 
 SHELL := /bin/bash
 PORT ?= 8000
 MANAGEMENT_PORT ?= 9000
+BASE ?= main
 SETUP := PYTHON='$(PYTHON)' bash .ci/setup.sh
 TOX := .venv/bin/tox run
 
-.PHONY: help serve demo test unit conformance repeat lint format tidy bench bench-peers soak sanitize fuzz clean
+.PHONY: help serve demo test unit conformance repeat lint format tidy bench bench-compare bench-peers soak sanitize fuzz clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 13 | sed 's/^/  make /'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15 | sed 's/^/  make /'
 
 serve: ## set up, start examples/basic, ask it something, leave it running (Ctrl-C stops it)
 	@$(SETUP) native anyserve
@@ -52,13 +54,17 @@ tidy: ## clang-tidy on the native agent, some minutes; ARGS='native/src/registry
 	@$(SETUP) native tox
 	$(TOX) -e tidy -- $(ARGS)
 
-bench: ## measure both agents beside nghttpd, gRPC C++ and a bare relay; tables in build/benchmarks
+bench: ## measure both agents and the Python worker beside other servers; tables and plots in build/benchmarks
 	@$(SETUP) native tox tools
 	$(TOX) -e bench -- $(ARGS)
 
 bench-peers: ## measure anyserve beside other servers, which it installs into build/peers; tables in build/benchmarks
 	@$(SETUP) native tox tools
 	$(TOX) -e bench-peers -- $(ARGS)
+
+bench-compare: ## have the pure parts become slower than at BASE (main)? Instruction counts; ARGS='--limit 5'
+	@$(SETUP) native tox tools
+	$(TOX) -e bench-compare -- $(BASE) $(ARGS)
 
 soak: ## a million requests with reconnects, cancellations and dying workers: does memory stay flat?
 	@$(SETUP) native tox tools

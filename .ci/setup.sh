@@ -144,6 +144,7 @@ install_tools() {
   command -v h2load >/dev/null || missing+=(nghttp2-client)
   command -v nghttpd >/dev/null || missing+=(nghttp2-server)
   command -v openssl >/dev/null || missing+=(openssl)
+  command -v valgrind >/dev/null || missing+=(valgrind)
   command -v node >/dev/null || missing+=(nodejs)
   command -v npm >/dev/null || missing+=(npm)
   command -v chromium >/dev/null || missing+=(chromium)

@@ -50,6 +50,8 @@ class Measured:
     p50: list[float] = field(default_factory=list)
     """Microseconds per request."""
     p99: list[float] = field(default_factory=list)
+    shares: dict[str, list[float]] = field(default_factory=dict)
+    """Of `cpu`, what each of the subject's processes has used, by their names; empty if it is one."""
 
 
 def measure(trials: Mapping[str, Trial], *, rounds: int = ROUNDS, seconds: float = SECONDS) -> dict[str, Measured]:
@@ -84,16 +86,19 @@ def requests_for(trial: Trial, seconds: float) -> int:
 
 def measure_once(trial: Trial, requests: int, into: Measured) -> None:
     """One round of a trial."""
-    before = trial.subject.cpu_seconds()
+    before, shares = trial.subject.cpu_seconds(), trial.subject.cpu_shares()
     # A paced load opens its connections in the beginning.
     skip = trial.load.connections / 1000 if trial.load.per_second is not None else 0.0
     outcome = run(trial.subject.port, trial.load, requests, skip=skip)
     used = trial.subject.cpu_seconds() - before
+    shares = {process: seconds - shares[process] for process, seconds in trial.subject.cpu_shares().items()}
     assert outcome.data_bytes == requests * trial.data_bytes, (
         f"{trial.subject.name}: {requests} answers are {outcome.data_bytes} bytes, not {trial.data_bytes} each"
     )
     into.rate.append(outcome.rate * trial.units)
     into.cpu.append(used / (requests * trial.units) * 1e6)
+    for process, seconds in shares.items():
+        into.shares.setdefault(process, []).append(seconds / (requests * trial.units) * 1e6)
     into.p50.append(percentile(outcome.latencies, 50))
     into.p99.append(percentile(outcome.latencies, 99))
 

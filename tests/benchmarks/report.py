@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks import machine
+from benchmarks import machine, plots
 from benchmarks.measuring import Measured
 
 __all__ = ["Aim", "Report"]
 
-COLUMNS = ("case", "subject", "per second", "CPU µs each", "p50 µs", "p99 µs")
+COLUMNS = ("case", "subject", "per second", "CPU µs each", "p50 µs", "p99 µs", "of the CPU")
 AIM_COLUMNS = ("aim", "at most", "measured", "")
 
 
@@ -60,7 +60,15 @@ class Report:
     def text(self) -> str:
         """Both tables, in Markdown that is readable as it is."""
         rows = [
-            (case, subject, _spread(found.rate, 0), _spread(found.cpu, 2), _median(found.p50), _median(found.p99))
+            (
+                case,
+                subject,
+                _spread(found.rate, 0),
+                _spread(found.cpu, 2),
+                _median(found.p50),
+                _median(found.p99),
+                ", ".join(f"{process} {statistics.median(used):.2f}" for process, used in found.shares.items()),
+            )
             for case, subjects in self.cases.items()
             for subject, found in subjects.items()
         ]
@@ -68,15 +76,15 @@ class Report:
             (aim.text, _figure(aim.limit, aim.unit), _figure(aim.value, aim.unit), "met" if aim.met else "missed")
             for aim in self.aims
         ]
-        about = ", ".join(f"{key} {value}" for key, value in machine.description().items())
-        parts = [f"{datetime.date.today().isoformat()}; {about}", _table(COLUMNS, rows)]
+        parts = [_about(), *([_table(COLUMNS, rows)] if rows else [])]
         parts += [_table(AIM_COLUMNS, aims)] if aims else []
         return "\n\n".join([*parts, *self.notes]) + "\n"
 
-    def write(self, directory: Path) -> None:
-        """Writes NAME.md and NAME.json."""
+    def write(self, directory: Path) -> list[Path]:
+        """Writes NAME.md and NAME.json, and where matplotlib is installed NAME.svg and NAME.png; returns the files."""
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"{self.name}.md").write_text(self.text())
+        files = [directory / f"{self.name}.{ending}" for ending in ("md", "json")]
+        files[0].write_text(self.text())
         content = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": machine.description(),
@@ -84,7 +92,16 @@ class Report:
             "aims": [asdict(aim) | {"met": aim.met} for aim in self.aims],
             "notes": self.notes,
         }
-        (directory / f"{self.name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        files[1].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        if self.cases and plots.available():
+            files += plots.draw(self.name, _about(), self.cases, directory)
+        return files
+
+
+def _about() -> str:
+    """When, and on what machine."""
+    described = ", ".join(f"{key} {value}" for key, value in machine.description().items())
+    return f"{datetime.date.today().isoformat()}; {described}"
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

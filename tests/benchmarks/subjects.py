@@ -28,9 +28,11 @@ __all__ = [
     "built_peers",
     "echo_worker",
     "free_port",
+    "grpcio_server",
     "implementations",
     "nghttpd",
     "peer",
+    "served",
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +49,7 @@ TOOLS = {
     "pkg-config": "pkgconf",
 }
 MANAGEMENT = management.DESCRIPTOR.services_by_name["WorkerManagement"]
+GRPCIO = Path(__file__).with_name("grpcio_echo.py")
 STREAMS = 64
 """How many streams of tokens the echo worker sends at once."""
 
@@ -60,6 +63,8 @@ class Subject:
     port: int
     management: str = ""
     """Where workers register, of an agent."""
+    worker: int = 0
+    """The process id of its worker, which is measured with it."""
 
     @property
     def pid(self) -> int:
@@ -67,7 +72,13 @@ class Subject:
 
     def cpu_seconds(self) -> float:
         """What it has used so far."""
-        return machine.cpu_seconds(self.pid)
+        return sum(self.cpu_shares().values()) or machine.cpu_seconds(self.pid)
+
+    def cpu_shares(self) -> dict[str, float]:
+        """What each of its processes has used so far; empty if it is one."""
+        if not self.worker:
+            return {}
+        return {"agent": machine.cpu_seconds(self.pid), "worker": machine.cpu_seconds(self.worker)}
 
     def register(self, worker_id: str, path: str) -> None:
         """Has an agent know the echo worker at a socket: models `echo` and `tokens`."""
@@ -124,6 +135,24 @@ def agent(impl: str, *options: str, name: str = "") -> Iterator[Subject]:
         port = int(instance.address.rpartition(":")[2])
         yield Subject(name or impl, instance, port, instance.management)
         assert instance.stop() == 0, instance.stderr
+
+
+@contextmanager
+def served(app: str, impl: str, worker_io: str) -> Iterator[Subject]:
+    """An agent with a Python worker that runs `app`, on one of the two worker loops."""
+    options = (app, f"--app-dir={Path(__file__).parent}", f"--impl={impl}", f"--worker-io={worker_io}")
+    with started(*options, "--log-level=info", directory=ROOT) as instance:
+        port, worker = int(instance.address.rpartition(":")[2]), instance.worker_pid()
+        instance.wait_log("ready")
+        yield Subject(f"{impl} agent, {worker_io} loop", instance, port, instance.management, worker)
+        assert instance.stop() == 0, instance.stderr
+
+
+@contextmanager
+def grpcio_server(kind: str) -> Iterator[Subject]:
+    """A server that was written by hand with grpcio and answers by itself: `aio` or `threads`."""
+    with peer(Path(sys.executable), str(GRPCIO), kind, name=f"grpc_{kind}") as subject:
+        yield subject
 
 
 @contextmanager

@@ -18,12 +18,14 @@ import pytest
 from anyserve import ModelInferResponse
 from benchmarks import machine
 from benchmarks.idle import open_connections
+from benchmarks.limits import limits
 from benchmarks.load import Load, run
 from benchmarks.measuring import Measured, Trial, measure, ratio
 from benchmarks.prepared import Prepared, ask, by_name, prepare, tensor, tokens
 from benchmarks.registering import register_many
 from benchmarks.report import Report
-from benchmarks.subjects import FILE_BYTES, Subject, agent, echo_worker, implementations, nghttpd, peer
+from benchmarks.subjects import Subject, agent, echo_worker, grpcio_server, implementations, nghttpd, peer
+from benchmarks.trials import trial
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 
@@ -35,8 +37,7 @@ SPARE_DESCRIPTORS = 256
 CLIENTS = 128
 """Connections of the paced load: with one request at a time on each, h2load spreads them best."""
 TOKENS = 50
-FRAMING = 5
-"""Bytes before a gRPC message."""
+BY_HAND = "grpc_aio grpc_threads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,61 +47,29 @@ class Bench:
     subjects: Mapping[str, Subject]
     report: Report
     directory: Path
+    limits: Path
 
-    def measure(self, case: str, names: str, request: Prepared, **options: object) -> dict[str, Measured]:
-        """Measures those of the named subjects that are there, and reports it."""
+    def measure(
+        self, case: str, names: str, request: Prepared, *, limit: int = 0, **options: object
+    ) -> dict[str, Measured]:
+        """Measures those of the named subjects that are there, and reports it; with `limit`, beside what a message of
+        so many bytes costs at least.
+        """
         trials = {
             name: trial(self.subjects[name], request, **options)  # type: ignore[arg-type]
             for name in names.split()
             if name in self.subjects
         }
         found = measure(trials)
-        self.report.case(case, found)
+        at_once = options.get("streams", 1)
+        assert isinstance(at_once, int)
+        self.report.case(case, found | dict(limits(self.limits, limit, at_once) if limit else ()))
         return found
 
     def aim(self, text: str, limit: float, found: Mapping[str, Measured], other: str, figure: str = "cpu") -> None:
         """What the native agent has of a figure, to what another subject has, if both are there."""
         if {"native", other} <= found.keys():
             self.report.aim(text, limit, ratio(getattr(found["native"], figure), getattr(found[other], figure)))
-
-
-def trial(
-    subject: Subject,
-    request: Prepared,
-    *,
-    connections: int = 1,
-    streams: int = 1,
-    metadata: Mapping[str, str] | None = None,
-    status: grpc.StatusCode | None = None,
-    units: int = 1,
-    per_second: float | None = None,
-) -> Trial:
-    """A load of one request again and again, after a look at what it brings.
-
-    Args:
-        subject: who gets it; nghttpd gets a GET of its file in its place.
-        request: what to send.
-        connections: client connections.
-        streams: requests at once on each.
-        metadata: of the call.
-        status: of the failure that it must bring.
-        units: responses to each request; more than one: a stream.
-        per_second: see `Load`.
-    """
-    if subject.name == "nghttpd":
-        return Trial(subject, Load("/file", None, connections, streams, per_second=per_second), FILE_BYTES)
-    metadata = metadata or {}
-    replies = ask(subject.port, request, metadata=metadata.items(), stream=units > 1)
-    if status is not None:
-        assert replies == status
-        data_bytes = 0
-    else:
-        assert isinstance(replies, list), f"{subject.name}: {replies}"
-        assert len(replies) == units
-        data_bytes = sum(len(reply) + FRAMING for reply in replies)
-    headers = tuple(f"{key}: {value}" for key, value in metadata.items())
-    load = Load(request.path, request.body, connections, streams, headers, per_second)
-    return Trial(subject, load, data_bytes, units)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +89,7 @@ def bench(
         for subject in found:
             if subject.management:
                 subject.register("w", worker)
-        found.append(enter(peer(programs["http2_echo"])))
+        found += [enter(peer(programs["http2_echo"])), *(enter(grpcio_server(kind)) for kind in ("aio", "threads"))]
         socket = f"{directory}/s"
         enter(peer(programs["http2_echo"], socket))
         found.append(enter(peer(programs["relay"], socket)))
@@ -130,7 +99,7 @@ def bench(
         for name, what in (("native", "the native agent"), ("grpc_cpp", "gRPC C++ (Debian: libgrpc++-dev)")):
             if name not in subjects:
                 report.note(f"{what} is not installed here")
-        yield Bench(subjects, report, directory)
+        yield Bench(subjects, report, directory, programs["limits"])
 
 
 def test_not_found(bench: Bench) -> None:
@@ -146,8 +115,8 @@ def test_small_tensor_64_streams(bench: Bench) -> None:
     replies = ask(bench.subjects["reference"].port, request)
     assert isinstance(replies, list)
     assert ModelInferResponse.FromString(replies[0]).raw_output_contents == [bytes(64)]
-    names = "nghttpd http2_echo native grpc_cpp reference"
-    found = bench.measure("64-byte tensor, 64 streams", names, request, streams=64)
+    names = f"nghttpd http2_echo native grpc_cpp reference {BY_HAND}"
+    found = bench.measure("64-byte tensor, 64 streams", names, request, limit=64, streams=64)
     bench.aim("64-byte tensor, 64 streams: CPU / nghttpd's", 2.5, found, "nghttpd")
     bench.aim("64-byte tensor, 64 streams: CPU / gRPC C++'s without a hop", 1 / 3, found, "grpc_cpp")
     bench.aim("64-byte tensor, 64 streams: CPU / the reference agent's", 1 / 40, found, "reference")
@@ -155,8 +124,8 @@ def test_small_tensor_64_streams(bench: Bench) -> None:
 
 def test_small_tensor_1_stream(bench: Bench) -> None:
     request = prepare(bench.directory, "ModelInfer", tensor(64))
-    names = "nghttpd http2_echo native grpc_cpp reference"
-    found = bench.measure("64-byte tensor, 1 stream", names, request)
+    names = f"nghttpd http2_echo native grpc_cpp reference {BY_HAND}"
+    found = bench.measure("64-byte tensor, 1 stream", names, request, limit=64)
     bench.aim("64-byte tensor, 1 stream: p50 / gRPC C++'s without a hop", 0.7, found, "grpc_cpp", "p50")
 
 
@@ -165,7 +134,8 @@ def test_small_tensor_1_stream(bench: Bench) -> None:
 def test_large_tensor(bench: Bench, mib: int, streams: int) -> None:
     request = prepare(bench.directory, "ModelInfer", tensor(mib * MIB))
     case = f"{mib} MiB tensor, streams: {streams}"
-    found = bench.measure(case, "relay native grpc_cpp reference", request, streams=streams)
+    names = f"relay native grpc_cpp reference {BY_HAND}"
+    found = bench.measure(case, names, request, limit=mib * MIB, streams=streams)
     bench.aim(f"{case}: CPU / the relay's", 1.05, found, "relay")
 
 
