@@ -118,8 +118,8 @@ class SharedMemoryPool:
         """There is any."""
 
     @property
-    def bytes(self) -> int:
-        """Of all memory, also of what is kept for use."""
+    def held(self) -> int:
+        """Bytes of all memory, also of what is kept for use."""
         return self._bytes
 
     def is_large(self, size: int) -> bool:

@@ -47,7 +47,7 @@ class StandardServices:
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Adds the services to a server that has not started."""
-        reflection = grpc.stream_stream_rpc_method_handler(
+        reflection: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
             self._reflection.server_reflection_info,
             response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
