@@ -75,6 +75,10 @@ EVENTS: Mapping[str, Keys] = {
 # File -> kind of vector -> its keys beside name, requirement and why. A file with one kind does not state it.
 FILES: Mapping[str, Mapping[str, Keys]] = {
     "frames": {"": _keys("limit bytes payloads state", "needs violation_at")},
+    "shared": {
+        "request": _keys("body room inline frame descriptors"),
+        "reply": _keys("limit room bytes", "placed inline refused"),
+    },
     "scan": {
         "request": _keys("bytes", "malformed fields whole_at"),
         "reply": _keys("bytes", "malformed fields whole_at"),

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -71,6 +72,27 @@ Reading with_room(std::string_view bytes, std::size_t limit, std::size_t piece) 
     return reading;
 }
 
+/// What comes of a stream where a frame may be by reference, with as many bytes in a room as the limit allows.
+struct Placed {
+    Reading reading;
+    std::optional<std::uint64_t> bytes;
+
+    bool operator==(const Placed&) const = default;
+};
+
+Placed by_reference(std::string_view bytes, std::size_t limit, std::size_t piece) {
+    FrameReader reader(limit);
+    reader.offer_room(limit);
+    Placed found;
+    for (std::size_t begin = 0; begin < bytes.size() && found.reading.fits; begin += piece) {
+        found.reading.fits = reader.take(bytes.substr(begin, piece), found.reading.frames);
+    }
+    found.reading.unfinished = reader.unfinished();
+    found.bytes = reader.placed();
+    require(found.bytes.value_or(0) <= limit);
+    return found;
+}
+
 std::string written(const std::vector<std::string>& frames) {
     std::string bytes;
     for (const std::string& frame : frames) {
@@ -94,6 +116,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         require(in_pieces(bytes, limit, each) == wanted);
         require(with_room(bytes, limit, each) == wanted);
     }
+    const Placed placed = by_reference(bytes, limit, size);
+    require(by_reference(bytes, limit, 1) == placed && by_reference(bytes, limit, piece) == placed);
     // A length above the limit is known as soon as it has come (`frame.length.limit`).
     if (!wanted.fits) require(!in_pieces(bytes.substr(0, end + kFrameHeaderBytes), limit, piece).fits);
     require(written(wanted.frames) == bytes.substr(0, end));

@@ -99,6 +99,39 @@ TEST(FrameReaderVectors, AllOfThemInEverySplit) {
     }
 }
 
+TEST(SharedVectors, RequestsByReference) {
+    for (const auto& vector : vectors::load("shared.json")) {
+        if (vector.at("kind") != "request") continue;
+        SCOPED_TRACE(vector.at("name").get<std::string>());
+        const std::string in_line = vectors::bytes_of(vector.at("inline"));
+        const auto header =
+            reference_header(static_cast<std::uint32_t>(in_line.size()), vector.at("body"), vector.at("room"));
+        EXPECT_EQ(std::string(header.data(), header.size()) + in_line, vectors::bytes_of(vector.at("frame")));
+    }
+}
+
+TEST(SharedVectors, RepliesByReferenceInEverySplit) {
+    for (const auto& vector : vectors::load("shared.json")) {
+        if (vector.at("kind") != "reply") continue;
+        SCOPED_TRACE(vector.at("name").get<std::string>());
+        const std::string bytes = vectors::bytes_of(vector.at("bytes"));
+        for (std::size_t cut = 0; cut <= bytes.size(); ++cut) {
+            FrameReader reader(vector.at("limit").get<std::size_t>());
+            reader.offer_room(vector.at("room"));
+            Read read;
+            read.take(reader, std::string_view(bytes).substr(0, cut));
+            read.take(reader, std::string_view(bytes).substr(cut));
+            EXPECT_EQ(read.fits, !vector.contains("refused"));
+            if (!read.fits) continue;
+            EXPECT_EQ(read.frames, std::vector<std::string>{vectors::bytes_of(vector.at("inline"))});
+            EXPECT_EQ(reader.placed(), vector.at("placed").get<std::uint64_t>());
+            EXPECT_FALSE(reader.unfinished());
+            read.take(reader, std::string("\xff\xff\xff\xff", 4));
+            EXPECT_FALSE(read.fits) << "the room was for one reply";
+        }
+    }
+}
+
 TEST(FrameReader, MemoryFollowsWhatHasComeNotWhatWasSaid) {
     FrameReader reader(std::size_t{64} << 20);
     std::vector<std::string> frames;

@@ -144,6 +144,27 @@ TEST(MessageReader, TakesNoMoreThanSomeAddressSpaceForWhatIsOnlyAnnounced) {
     EXPECT_LE(reader.take().take().capacity(), std::size_t{64} << 20);
 }
 
+TEST(MessageReader, PutsLargeMessagesIntoSharedMemoryWhereAWorkerTakesIt) {
+    const auto pool = SharedMemoryPool::create({});
+    const std::string large(std::size_t{1} << 20, 'x');
+    const auto read_one = [&](char flag, const std::string& body, Encoding encoding) {
+        MessageReader reader(std::size_t{4} << 20, encoding, pool.get());
+        const std::string bytes = framed(body, flag);
+        std::string_view rest = bytes;
+        for (;;) {
+            const MessageReader::Step step = reader.feed(rest.substr(0, 10'000));
+            rest.remove_prefix(step.taken);
+            if (step.event == MessageReader::Event::message) return reader.take();
+        }
+    };
+    EXPECT_EQ(read_one(0, large, Encoding::identity).shared(), nullptr) << "nobody takes it";
+    const auto taker = pool->taker();
+    const Payload payload = read_one(0, large, Encoding::identity);
+    EXPECT_NE(payload.shared(), nullptr);
+    EXPECT_EQ(payload.view(), large);
+    EXPECT_EQ(read_one(0, "small", Encoding::identity).shared(), nullptr);
+}
+
 TEST(ParseEncoding, KnowsItsNames) {
     EXPECT_EQ(parse_encoding(""), Encoding::identity);
     EXPECT_EQ(parse_encoding("identity"), Encoding::identity);

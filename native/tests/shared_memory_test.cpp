@@ -11,6 +11,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "anyserve/payload.hpp"
@@ -149,6 +150,28 @@ TEST(SharedMemory, HasABoundOfDescriptors) {
     EXPECT_EQ(of.pool->body(4096), nullptr);
     held.pop_back();
     EXPECT_NE(of.pool->room(1, 100), nullptr);
+}
+
+TEST(SharedMemory, IsForAllThreads) {
+    const Pool of({kLarge, 8 * kLarge});
+    std::vector<std::thread> threads;
+    for (std::uint64_t worker = 1; worker <= 4; ++worker) {
+        threads.emplace_back([&of, worker] {
+            for (std::size_t i = 0; i < 200; ++i) {
+                const SharedMemoryPtr body = of.pool->body(kLarge);
+                const SharedMemoryPtr room = of.pool->room(worker, kLarge);
+                for (SharedMemory* memory : {body.get(), room.get()}) {
+                    if (memory == nullptr) continue;
+                    std::memset(memory->data(), static_cast<int>(worker), kLarge);
+                    memory->lend();
+                    if (i % 7 != 0) memory->give_back();
+                    EXPECT_EQ(memory->data()[kLarge - 1], static_cast<char>(worker));
+                }
+            }
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_LE(of.pool->bytes(), 8 * kLarge);
 }
 
 TEST(SharedMemory, OutlivesItsOwnersPool) {

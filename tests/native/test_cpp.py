@@ -9,7 +9,7 @@ import pytest
 
 from support.native_build import sanitized
 
-THREADED = ("event_loop", "worker_clients", "worker_server", "handler_threads", "worker")
+THREADED = ("event_loop", "shared_memory", "worker_clients", "worker_server", "handler_threads", "worker")
 """The rooms that others' threads call. TSan of all of them is for `make sanitize`: the other rooms have one thread."""
 CHOSEN = os.environ.get("SANITIZERS", "").split()  # of `make sanitize`
 OPTIONS = {

@@ -321,7 +321,7 @@ _SHARED_MEMORY = [
         "if placed > self._offered or placed + inline > self._limit or last:",
         "if placed > self._offered or placed > self._limit or last:",
     ),
-]
+]  # fmt: skip
 
 _ROUTES = [
     Mutant(
