@@ -182,7 +182,7 @@ _FRAMES = [
     ),
     Mutant(
         "violations-never-forgiven", "frame.violation.row", "agent.workers",
-        "            known.violations = 0\n", "            pass\n",
+        "        known.violations = 0\n        if known.shared_memory", "        if known.shared_memory",
     ),
     Mutant(
         "sent-twice", "frame.retry.never-twice", "agent.worker_client",
