@@ -69,12 +69,6 @@ private:
     const std::string path_;
     std::unique_ptr<SocketFile> file_;
     Cancellations cancellations_;
-    EventLoop loop_;
-    HandlerThreads threads_;
-    ManagementChannel channel_;
-    Registrar registrar_;
-    EventLoop::Timer listening_;
-    EventLoop::Timer grace_;
     bool ending_ = false;
     int status_ = 0;
 
@@ -83,6 +77,13 @@ private:
     std::vector<std::thread> started_;
     std::size_t running_ = 0;  // of those
     bool closed_ = false;      // threads end when they come back
+
+    EventLoop loop_;
+    EventLoop::Timer listening_;
+    EventLoop::Timer grace_;
+    HandlerThreads threads_;  // which tell us of the rest at their end
+    ManagementChannel channel_;
+    Registrar registrar_;
 };
 
 }  // namespace anyserve
