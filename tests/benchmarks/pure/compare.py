@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,13 +31,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--limit", type=int, default=2, metavar="PERCENT", help="growth that is let pass [2]")
     parser.add_argument("--directory", type=Path, default=ROOT / "build" / "bench-compare", help="for all it leaves")
     chosen, options = parser.parse_known_args(arguments)
-    directory, base = chosen.directory.resolve(), Path(chosen.base).resolve()
+    directory, given = chosen.directory.resolve(), Path(chosen.base).resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    if not base.is_file():
-        tree = base if base.is_dir() else checked_out(chosen.base, directory / "base")
-        base = directory / "base.json"
-        if failed := measured(tree, base, *options):
-            return failed
+    base = directory / "base.json"
+    if given.is_file():
+        if given != base:
+            shutil.copy(given, base)  # it may be this.json, which is written anew
+    elif failed := measured(given if given.is_dir() else checked_out(chosen.base, directory / "base"), base, *options):
+        return failed
     os.chdir(ROOT)  # pytest-benchmark shows the base's path as it is given
     growth = (f"--benchmark-compare={os.path.relpath(base)}", f"--benchmark-compare-fail=min:{chosen.limit}%")
     try:
