@@ -15,8 +15,8 @@ constexpr std::uint32_t kId = 3;             // of ModelInferResponse
 constexpr std::uint32_t kErrorMessage = 1;   // of ModelStreamInferResponse
 constexpr std::uint32_t kInferResponse = 2;  // of the same
 
-/// Of a message: more than an agent passes on, less than any limit of a reply.
-constexpr std::size_t kMostMessageBytes = 8192;
+/// Of a failure's message: more than an agent passes on, less than any limit of a reply.
+constexpr std::size_t kMostErrorBytes = 8192;
 
 /// A code that a failure may have: OK is none.
 InferenceError checked(const InferenceError& error) {
@@ -25,7 +25,7 @@ InferenceError checked(const InferenceError& error) {
 
 /// At the end of a character.
 std::string cut(std::string_view text) {
-    std::size_t size = std::min(text.size(), kMostMessageBytes);
+    std::size_t size = std::min(text.size(), kMostErrorBytes);
     while (size < text.size() && size > 0 && (static_cast<unsigned char>(text[size]) & 0xC0U) == 0x80U) --size;
     return std::string(text.substr(0, size));
 }
