@@ -53,7 +53,7 @@ def test_memory_is_used_again_after_a_good_end_alone() -> None:
     for memory in again.all:
         memory.lend()
     again.close(ended_well=False)
-    assert pool.bytes == 0
+    assert pool.held == 0
 
 
 def test_memory_that_two_workers_got_is_not_used_again() -> None:
@@ -62,7 +62,7 @@ def test_memory_that_two_workers_got_is_not_used_again() -> None:
     for memory in lent.all * 2:
         memory.lend()
     lent.close(ended_well=True)
-    assert pool.bytes == 0
+    assert pool.held == 0
 
 
 def test_a_room_is_one_workers() -> None:
@@ -82,9 +82,9 @@ def test_the_bound_is_made_of_what_nobody_uses() -> None:
     assert pool.body(PAYLOAD) is None
     for memory in held[:2]:
         pool.take_back(memory)
-    assert pool.bytes == 4 * LARGE
+    assert pool.held == 4 * LARGE
     assert pool.body(PAYLOAD * 2) is not None, "in place of the two"
-    assert pool.bytes == 4 * LARGE
+    assert pool.held == 4 * LARGE
     assert pool.body(PAYLOAD) is None
 
 
@@ -101,12 +101,12 @@ def test_what_was_not_used_for_long_is_closed(monkeypatch: pytest.MonkeyPatch) -
     pool = SharedMemoryPool(LARGE, 1 << 20)
     pool.take_back(body(pool))
     now[0] += 29
-    assert pool.bytes == LARGE
+    assert pool.held == LARGE
     pool.take_back(body(pool))
     now[0] += 31
     room = pool.room(1, LARGE)
     assert room is not None
-    assert pool.bytes == room.size
+    assert pool.held == room.size
 
 
 @pytest.mark.parametrize("vector", [v for v in VECTORS if v.kind == "request"], ids=lambda v: str(v.name))
