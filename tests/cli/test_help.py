@@ -19,6 +19,7 @@ OPTIONS = re.findall(
     --queue-size --max-message-bytes --max-concurrent-rpcs --max-stream-requests --default-max-concurrency
     --max-workers --max-registrations --max-watchers --http2-limit --log-format --log-level --help --version
     --tls-cert --tls-key --tls-client-ca --io-threads --worker-io
+    --shared-memory-threshold --shared-memory-bytes
     """,
 )
 
