@@ -29,7 +29,12 @@ def command(subject: str, mutant: str) -> list[str]:
     run = f"{sys.executable} {RUN} {mutant}"
     if subject == "worker":
         app = f"worker_app:app --app-dir {ROOT / 'tests' / 'conformance'}"
-        return ["--worker", f"{run} anyserve.worker {app} --management {{management}} --socket-dir {{socket_dir}}"]
+        # The loop in Python, which is where the mutants are.
+        loop = "--worker-io python"
+        return [
+            "--worker",
+            f"{run} anyserve.worker {app} {loop} --management {{management}} --socket-dir {{socket_dir}}",
+        ]
     return ["--launch", f"{run} anyserve --impl reference --port {{port}} --management-port {{management_port}}"]
 
 
