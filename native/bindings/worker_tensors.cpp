@@ -197,6 +197,7 @@ struct Output {
     nb::handle array;
     Py_buffer view{};                // of an array of numbers
     std::optional<std::string> raw;  // of texts
+    std::size_t texts = 0;           // how many
 };
 
 bool append_text(std::string& raw, nb::handle element) {
@@ -247,7 +248,7 @@ public:
             PyErr_Clear();
             return false;
         }
-        Output output{{text, static_cast<std::size_t>(size)}, {}, value, {}, {}};
+        Output output{{text, static_cast<std::size_t>(size)}, {}, value, {}, {}, 0};
         if (!read(output)) return false;
         all_.push_back(std::move(output));
         return wanted(name);
@@ -255,15 +256,24 @@ public:
     [[nodiscard]] std::vector<Output>& all() noexcept { return all_; }
 
 private:
+    [[nodiscard]] static bool read_texts(Output& output, nb::handle list) {
+        output.raw = texts_of(list);
+        if (!output.raw) return false;
+        output.datatype = "BYTES";
+        output.texts = static_cast<std::size_t>(PyList_Size(list.ptr()));
+        return true;
+    }
     [[nodiscard]] bool read(Output& output) const {
         if (!Py_IS_TYPE(output.array.ptr(), reinterpret_cast<PyTypeObject*>(types_.ndarray().ptr()))) {
-            output.raw = texts_of(output.array);
-            output.datatype = "BYTES";
-            return output.raw.has_value();
+            return read_texts(output, output.array);
         }
         const nb::object dtype = output.array.attr("dtype");
         const NumpyTypes::Row* type = types_.by_dtype(dtype);
-        if (type == nullptr) return false;
+        if (type == nullptr) {  // an array of objects with one axis is a list of them
+            const bool objects = nb::cast<std::string>(dtype.attr("char")) == "O";
+            if (!objects || nb::cast<int>(output.array.attr("ndim")) != 1) return false;
+            return read_texts(output, output.array.attr("tolist")());
+        }
         output.datatype = type->name;
         if (PyObject_GetBuffer(output.array.ptr(), &output.view, PyBUF_C_CONTIGUOUS) == 0) return true;
         PyErr_Clear();
@@ -284,7 +294,7 @@ private:
 void append_shape(std::string& out, const Output& output) {
     std::string sizes;
     if (output.raw) {
-        append_varint(sizes, static_cast<std::uint64_t>(PyList_Size(output.array.ptr())));
+        append_varint(sizes, output.texts);
     } else {
         for (int i = 0; i < output.view.ndim; ++i) {
             append_varint(sizes, static_cast<std::uint64_t>(output.view.shape[i]));
