@@ -11,6 +11,7 @@
 
 #include "anyserve/agent_thread.hpp"
 #include "bindings.hpp"
+#include "text.hpp"
 
 namespace nb = nanobind;
 
@@ -67,51 +68,47 @@ AgentConfig config_of(nb::handle python) {
     return config;
 }
 
-/// Texts that came over the wire may be cut inside a character.
-nb::object text(std::string_view bytes) {
-    return nb::steal(PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace"));
-}
-
 /// The fields of the reference agent's `Event` and `Registration`, but for tensors.
 nb::tuple event_of(const Event& event) {
     nb::dict fields;
     fields["sequence"] = event.sequence;
     fields["time_unix_ms"] = event.time_unix_ms;
     fields["type"] = static_cast<int>(event.type);
-    fields["worker_id"] = text(event.worker_id);
-    fields["message"] = text(event.message);
+    fields["worker_id"] = shown_text(event.worker_id);
+    fields["message"] = shown_text(event.message);
     if (!event.registration) return nb::make_tuple("event", fields, nb::none());
     const Registration& of = *event.registration;
     nb::dict registration;
-    registration["worker_id"] = text(of.worker_id);
-    registration["socket_path"] = text(of.socket_path);
-    registration["model_name"] = text(of.model_name);
-    registration["model_version"] = text(of.model_version);
-    registration["capability"] = text(of.capability.encoded());
+    registration["worker_id"] = shown_text(of.worker_id);
+    registration["socket_path"] = shown_text(of.socket_path);
+    registration["model_name"] = shown_text(of.model_name);
+    registration["model_version"] = shown_text(of.model_version);
+    registration["capability"] = shown_text(of.capability.encoded());
     registration["max_concurrency"] = of.max_concurrency;
     registration["annotate"] = of.annotate;
     registration["stream"] = of.stream;
     registration["priority"] = of.priority;
-    registration["platform"] = text(of.platform);
+    registration["platform"] = shown_text(of.platform);
     return nb::make_tuple("event", fields, registration);
 }
 
 nb::tuple notice_of(const Notice& notice) {
-    return std::visit(Overloaded{
-                          [](const LogLine& line) {
-                              nb::dict fields;
-                              for (const auto& [name, value] : line.fields) fields[name.c_str()] = text(value);
-                              return nb::make_tuple("log", static_cast<int>(line.level), text(line.message), fields);
-                          },
-                          [](const EventPtr& event) { return event_of(*event); },
-                          [](const AgentReady&) { return nb::make_tuple("ready"); },
-                          [](const AgentDrained&) { return nb::make_tuple("drained"); },
-                          [](const AgentStopped&) { return nb::make_tuple("stopped"); },
-                          [](const LifecycleCall& call) {
-                              return nb::make_tuple(call.load ? "load" : "unload", call.number, text(call.model_name));
-                          },
-                      },
-                      notice);
+    return std::visit(
+        Overloaded{
+            [](const LogLine& line) {
+                nb::dict fields;
+                for (const auto& [name, value] : line.fields) fields[name.c_str()] = shown_text(value);
+                return nb::make_tuple("log", static_cast<int>(line.level), shown_text(line.message), fields);
+            },
+            [](const EventPtr& event) { return event_of(*event); },
+            [](const AgentReady&) { return nb::make_tuple("ready"); },
+            [](const AgentDrained&) { return nb::make_tuple("drained"); },
+            [](const AgentStopped&) { return nb::make_tuple("stopped"); },
+            [](const LifecycleCall& call) {
+                return nb::make_tuple(call.load ? "load" : "unload", call.number, shown_text(call.model_name));
+            },
+        },
+        notice);
 }
 
 nb::tuple take_notices(AgentThread& agent) {
@@ -144,14 +141,14 @@ nb::dict snapshot(AgentThread& agent) {
     for (const Snapshot::Worker& worker : taken->workers) {
         nb::dict shown;
         nb::list models;
-        for (const std::string& model : worker.models) models.append(text(model));
+        for (const std::string& model : worker.models) models.append(shown_text(model));
         shown["in_flight"] = worker.in_flight;
         shown["connections"] = worker.connections;
         shown["models"] = models;
-        workers[text(worker.worker_id)] = shown;
+        workers[shown_text(worker.worker_id)] = shown;
     }
     nb::dict queues;
-    for (const auto& [name, depth] : taken->queues) queues[text(name)] = depth;
+    for (const auto& [name, depth] : taken->queues) queues[shown_text(name)] = depth;
     nb::dict out;
     out["ready"] = taken->ready;
     out["workers"] = workers;

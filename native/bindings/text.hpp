@@ -27,6 +27,12 @@ struct Text {
     [[nodiscard]] friend auto operator<=>(const Text&, const Text&) = default;
 };
 
+/// Bytes for people to read: texts that came over the wire may be cut inside a character.
+[[nodiscard]] inline nanobind::object shown_text(std::string_view bytes) {
+    const auto size = static_cast<Py_ssize_t>(bytes.size());
+    return nanobind::steal(PyUnicode_DecodeUTF8(bytes.data(), size, "replace"));
+}
+
 /// The Python exception of a `Refusal` of the core, which tells why by its `message`.
 template <class Refusal>
 struct Raised : std::runtime_error {

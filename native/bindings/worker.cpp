@@ -16,6 +16,7 @@
 #include "anyserve/wire.hpp"
 #include "bindings.hpp"
 #include "handler_threads.hpp"
+#include "text.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -177,15 +178,11 @@ void check_length(const PyExchange& self, std::size_t size) {
                               .c_str());
 }
 
-nb::object text(std::string_view bytes) {
-    return nb::steal(PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace"));
-}
-
 /// A text among the request's parameters; None if it is none.
 nb::object text_parameter(const PyExchange& self, std::string_view name) {
     const Parameter* found = self.exchange->notes.head.parameter(name);
     const auto* value = found != nullptr ? std::get_if<std::string_view>(found) : nullptr;
-    return value != nullptr ? text(*value) : nb::none();
+    return value != nullptr ? shown_text(*value) : nb::none();
 }
 
 /// Seconds on the monotonic clock, which asyncio's is; None: there is no deadline.
@@ -255,7 +252,7 @@ void init_worker(nb::module_& m) {
         .def_prop_ro("key",
                      [](const PyExchange& self) { return reinterpret_cast<std::uintptr_t>(self.exchange.get()); })
         .def_prop_ro("served", [](const PyExchange& self) { return self.exchange->notes.served; })
-        .def_prop_ro("id", [](const PyExchange& self) { return text(self.exchange->notes.head.id); })
+        .def_prop_ro("id", [](const PyExchange& self) { return shown_text(self.exchange->notes.head.id); })
         .def_prop_ro("traceparent", [](const PyExchange& self) { return text_parameter(self, wire::kTraceparent); })
         .def_prop_ro("deadline", &deadline)
         .def_prop_ro("cancelled", [](const PyExchange& self) { return self.exchange->cancelled(); })

@@ -32,6 +32,7 @@ from anyserve.worker.answers import (
     stream_failure,
 )
 from anyserve.worker.context import Context, Contexts, Stream
+from anyserve.worker.server import CUT_OFF
 
 if TYPE_CHECKING:
     from anyserve.worker.exchange import Served
@@ -40,8 +41,6 @@ __all__ = ["NativeServer"]
 
 log = logging.getLogger("anyserve.worker.server")
 
-CUT_OFF = 1.0
-"""Seconds for handlers on the event loop to end when they are cancelled."""
 BURST = 16
 """Replies of one stream that are sent together, if they come without a pause."""
 
